@@ -1,0 +1,90 @@
+"""The Distiller's work, on folders: usable without a pipeline."""
+
+import hashlib
+import json
+import os
+
+import keras
+import tensorflow as tf
+
+from gemma_tf_distill.config import DistillationConfig, StudentConfig, TrainingConfig, section_from_json
+from gemma_tf_distill.data.batches import count_split, evaluation_batches, split_files, training_batches
+from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.gemma.student import build_student
+from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.gemma.vocabulary import Vocabulary
+from gemma_tf_distill.training.heldout import HeldoutEvaluation
+from gemma_tf_distill.training.loop import Run, fit, steps_for
+from gemma_tf_distill.training.precision import with_precision
+
+
+def distil(
+    *, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboard_uri: str, config: str, source_digest: str
+) -> None:
+    """Trains and saves the student and the control; see `Distiller` for the arguments.
+
+    Checkpoints lie beside the artifacts of all executions, under a name made of everything that the training depends on: an
+    execution that was killed is resumed by the next one, and another config never picks them up.
+    """
+    settings = json.loads(config)
+    training = section_from_json(TrainingConfig, config, "training")
+    distillation = section_from_json(DistillationConfig, config, "distillation")
+    student_config = section_from_json(StudentConfig, config, "student")
+    seed, window = settings["seed"], settings["window"]
+    keras.utils.set_random_seed(seed)
+
+    train, heldout = split_files(examples_uri, "train"), split_files(examples_uri, "heldout")
+    train_windows, train_tokens = count_split(train, window)
+    heldout_batches = evaluation_batches(heldout, window=window, top_k=distillation.top_k, batch_size=training.batch_size)
+    total_steps = steps_for(training, train_windows)
+
+    teacher = load_teacher(settings["teacher"])
+    vocabulary = Vocabulary.load(tokenizer_uri)
+    teacher_parameters = teacher.parameters
+    model = with_precision(build_student(student_config, teacher, vocabulary, seed=seed), training.precision)
+    del teacher
+
+    evaluate = HeldoutEvaluation(model)
+    initial_weights = model.backbone.get_weights()
+    initial = evaluate(heldout_batches)
+    key = hashlib.sha256(json.dumps([config, source_digest, examples_uri, tokenizer_uri]).encode()).hexdigest()[:16]
+    checkpoints = os.path.join(os.path.dirname(os.path.dirname(student_uri.rstrip("/"))), "checkpoints", key)
+
+    def run(name: str, learn_from_teacher: bool):
+        model.backbone.set_weights(initial_weights)
+        fit(
+            model,
+            Run(
+                name=name,
+                learn_from_teacher=learn_from_teacher,
+                checkpoints=os.path.join(checkpoints, name),
+                tensorboard=os.path.join(tensorboard_uri, name),
+            ),
+            lambda skip: training_batches(
+                train, window=window, top_k=distillation.top_k, batch_size=training.batch_size, seed=seed, skip=skip
+            ),
+            training=training,
+            distillation=distillation,
+            total_steps=total_steps,
+        )
+        with_precision(model, "float32").save(os.path.join(student_uri, name))
+        return evaluate(heldout_batches)
+
+    control = run("control", learn_from_teacher=False) if training.control else None
+    student = run("student", learn_from_teacher=True)
+    metrics = {
+        "parameters": model.parameters,
+        "vocabulary": model.backbone.vocabulary_size,
+        "layers": model.backbone.num_layers,
+        "heldout_nll_initial": initial.nll,
+        "heldout_nll": student.nll,
+        "heldout_nll_control": control.nll if control else None,
+        "kl_to_teacher": student.kl_to_teacher,
+        "top1_agreement": student.top1_agreement,
+        "teacher_heldout_nll": student.teacher_nll,
+        "teacher_parameters": teacher_parameters,
+        "tokens": {"train": train_tokens, "heldout": student.tokens},
+    }
+    with tf.io.gfile.GFile(os.path.join(student_uri, "metrics.json"), "w") as file:
+        file.write(json.dumps(metrics, indent=2))
+    tf.io.gfile.rmtree(checkpoints)

@@ -1,0 +1,28 @@
+"""Distil a small model of your own from a Gemma 3 teacher. Usable without TFX; nothing heavy is imported before it is used."""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Config": "gemma_tf_distill.config",
+    "load_config": "gemma_tf_distill.config",
+    "DistillationTrainer": "gemma_tf_distill.training.trainer",
+    "Gemma": "gemma_tf_distill.gemma.model",
+    "load_teacher": "gemma_tf_distill.gemma.teacher",
+    "build_student": "gemma_tf_distill.gemma.student",
+    "trim_vocabulary": "gemma_tf_distill.gemma.vocabulary",
+    "load_generator": "gemma_tf_distill.export.generation",
+    "UserError": "gemma_tf_distill.errors",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

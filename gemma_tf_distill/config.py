@@ -1,0 +1,437 @@
+"""The config is the experiment: one frozen object, read from YAML, checked on reading, hashed, stored with every artifact.
+
+This module imports neither TensorFlow nor TFX, so that a typing mistake is reported at once.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import pathlib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from gemma_tf_distill.errors import ConfigError
+
+
+def _check(condition: bool, key: str, expectation: str, value: Any) -> None:
+    if not condition:
+        raise ConfigError(f"{key} must be {expectation}, not {value!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """The model to learn from.
+
+    Attributes:
+      source: `gguf:package` (the Gemma 3 270M of the `demo` extra), `gguf:PATH`, `preset:NAME` (a KerasHub Gemma 3 text
+        preset), or the path of a folder saved by KerasHub's `save_to_preset`.
+      dtype: compute dtype of the teacher's forward pass, `float32` or `bfloat16`.
+      batch_size: windows scored at a time.
+    """
+
+    source: str = "gguf:package"
+    dtype: str = "float32"
+    batch_size: int = 16
+
+    def __post_init__(self):
+        _check(bool(self.source.strip()), "teacher.source", "gguf:package, gguf:PATH, preset:NAME or a folder", self.source)
+        _check(self.dtype in ("float32", "bfloat16"), "teacher.dtype", "float32 or bfloat16", self.dtype)
+        _check(self.batch_size >= 1, "teacher.batch_size", "at least 1", self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """The text to learn on.
+
+    Attributes:
+      source: `docstrings:` (of all installed packages) or `docstrings:numpy,keras`; `text:GLOB` (one document a file),
+        `jsonl:GLOB`, `tfrecord:GLOB` (tf.Examples); local paths or anything that `tf.io.gfile` opens, such as `gs://`. A path
+        without a prefix is read by its ending. Several sources make a list.
+      field: the JSONL field or tf.Example feature that holds the text.
+      source_field: the JSONL field or feature that names a document's source for slicing; none: the file's name.
+      document_separator: cuts a text file into documents; none: a file is a document.
+      min_characters: shorter documents are dropped.
+      heldout_fraction: share of the documents that is held out, chosen by a hash of the document.
+      max_train_tokens: about as many tokens are kept for training, by a hash of the document; none: all.
+      max_heldout_tokens: the same for the held-out split.
+      window: tokens in a window, `<bos>` included.
+    """
+
+    source: str | tuple[str, ...] = "docstrings:"
+    field: str = "text"
+    source_field: str | None = None
+    document_separator: str | None = None
+    min_characters: int = 200
+    heldout_fraction: float = 0.1
+    max_train_tokens: int | None = None
+    max_heldout_tokens: int | None = None
+    window: int = 128
+
+    def __post_init__(self):
+        _check(len(self.sources) > 0 and all(s.strip() for s in self.sources), "corpus.source", "at least one source", self.source)
+        _check(self.document_separator != "", "corpus.document_separator", "a non-empty text or none", self.document_separator)
+        _check(self.min_characters >= 1, "corpus.min_characters", "at least 1", self.min_characters)
+        _check(0 < self.heldout_fraction < 1, "corpus.heldout_fraction", "between 0 and 1, both excluded", self.heldout_fraction)
+        for name in ("max_train_tokens", "max_heldout_tokens"):
+            value = getattr(self, name)
+            _check(value is None or value >= self.window, f"corpus.{name}", f"at least one window ({self.window} tokens) or none", value)
+        _check(8 <= self.window <= 131_072, "corpus.window", "between 8 and 131072 tokens", self.window)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources as a tuple, also where the config gives one string."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudentSizes:
+    """Sizes of a student from scratch, in KerasHub's words (`Gemma3Backbone`)."""
+
+    num_layers: int
+    hidden_dim: int
+    intermediate_dim: int
+    num_query_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    sliding_window_size: int = 512
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            _check(value >= 1, f"student.sizes.{field.name}", "at least 1", value)
+        _check(
+            self.num_query_heads % self.num_key_value_heads == 0,
+            "student.sizes.num_query_heads",
+            f"a multiple of num_key_value_heads ({self.num_key_value_heads})",
+            self.num_query_heads,
+        )
+        _check(self.head_dim % 2 == 0, "student.sizes.head_dim", "even (rotary embedding pairs dimensions)", self.head_dim)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """The model that learns. One of `layers`, `preset` and `sizes`; none of them keeps every layer of the teacher.
+
+    Attributes:
+      layers: the teacher's layers to keep, by index, in order; the weights start from the teacher's. A kept layer must land on
+        an index of its own kind, local or global.
+      preset: a KerasHub Gemma 3 preset whose sizes are used, with fresh weights.
+      sizes: sizes of a student with fresh weights.
+      vocabulary: `corpus` (the words that the training corpus uses), `full` (the teacher's), or the number of words to keep,
+        specials and byte pieces included.
+    """
+
+    layers: tuple[int, ...] | None = None
+    preset: str | None = None
+    sizes: StudentSizes | None = None
+    vocabulary: str | int = "corpus"
+
+    def __post_init__(self):
+        given = [name for name in ("layers", "preset", "sizes") if getattr(self, name) is not None]
+        _check(len(given) <= 1, "student", "given by one of layers, preset and sizes", " and ".join(given))
+        if self.layers is not None:
+            _check(len(self.layers) > 0 and min(self.layers) >= 0, "student.layers", "a list of layer indices from 0", list(self.layers))
+            _check(sorted(set(self.layers)) == list(self.layers), "student.layers", "in rising order without repeats", list(self.layers))
+        if isinstance(self.vocabulary, str):
+            _check(self.vocabulary in ("corpus", "full"), "student.vocabulary", "corpus, full or a number of words", self.vocabulary)
+        else:
+            _check(self.vocabulary >= 1, "student.vocabulary", "corpus, full or a number of words", self.vocabulary)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """What the student learns from.
+
+    Attributes:
+      alpha: weight of the teacher's targets (KL); the hard labels (cross-entropy) have `1 - alpha`.
+      temperature: softens teacher and student alike (Hinton et al. 2015, section 2; the KL is scaled by its square).
+      top_k: teacher probabilities stored for every token; the rest is one tail bucket.
+    """
+
+    alpha: float = 0.5
+    temperature: float = 1.0
+    top_k: int = 64
+
+    def __post_init__(self):
+        _check(0 <= self.alpha <= 1, "distillation.alpha", "between 0 and 1", self.alpha)
+        _check(self.temperature > 0, "distillation.temperature", "above 0", self.temperature)
+        _check(self.top_k >= 1, "distillation.top_k", "at least 1", self.top_k)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How the student is trained: AdamW, linear warm-up, cosine decay to a tenth.
+
+    Attributes:
+      epochs: passes over the training windows; a fraction is allowed.
+      batch_size: windows a step.
+      learning_rate: its peak.
+      warmup_fraction: share of the steps that the warm-up takes.
+      weight_decay: AdamW's, on matrices only.
+      clip_norm: global gradient norm above which gradients are scaled down.
+      precision: `float32`, or `mixed_bfloat16` (bfloat16 compute, float32 weights).
+      control: also train the same student on the same tokens without the teacher.
+      checkpoint_every: steps between checkpoints.
+      log_every: steps between scalars on TensorBoard and progress lines.
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    precision: str = "float32"
+    control: bool = True
+    checkpoint_every: int = 50
+    log_every: int = 5
+
+    def __post_init__(self):
+        _check(self.epochs > 0, "training.epochs", "above 0", self.epochs)
+        for name in ("batch_size", "checkpoint_every", "log_every"):
+            _check(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        _check(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
+        _check(0 <= self.warmup_fraction <= 1, "training.warmup_fraction", "between 0 and 1", self.warmup_fraction)
+        _check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
+        _check(self.clip_norm > 0, "training.clip_norm", "above 0", self.clip_norm)
+        _check(self.precision in ("float32", "mixed_bfloat16"), "training.precision", "float32 or mixed_bfloat16", self.precision)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """The files that leave the pipeline.
+
+    Attributes:
+      formats: of `saved_model` (always needed: the Evaluator judges it) and `tflite`.
+      context_length: tokens that prompt and completion may have together.
+      prefill_lengths: lengths of the `.tflite`'s prefill signatures.
+      max_new_tokens: tokens that `serving_default` adds at the most.
+      prompts: prompts for the sample completions, teacher beside student; an empty list makes none.
+    """
+
+    formats: tuple[str, ...] = ("saved_model", "tflite")
+    context_length: int = 512
+    prefill_lengths: tuple[int, ...] = (16, 128)
+    max_new_tokens: int = 48
+    prompts: tuple[str, ...] = ("Returns the", "Parameters\n----------\n", "Raises an error if")
+
+    def __post_init__(self):
+        known = ("saved_model", "tflite")
+        _check(
+            "saved_model" in self.formats and all(f in known for f in self.formats) and len(set(self.formats)) == len(self.formats),
+            "export.formats",
+            "a list of saved_model (which the Evaluator needs) and tflite",
+            list(self.formats),
+        )
+        _check(self.context_length >= 16, "export.context_length", "at least 16", self.context_length)
+        for length in self.prefill_lengths or (0,):
+            _check(
+                1 <= length <= self.context_length,
+                "export.prefill_lengths",
+                f"a list of lengths between 1 and export.context_length ({self.context_length})",
+                list(self.prefill_lengths),
+            )
+        _check(
+            1 <= self.max_new_tokens < self.context_length,
+            "export.max_new_tokens",
+            f"between 1 and export.context_length - 1 ({self.context_length - 1})",
+            self.max_new_tokens,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatesConfig:
+    """What a model must reach on the held-out split to be blessed, and so to be pushed. A gate that is none is not asked.
+
+    Attributes:
+      max_perplexity_vs_teacher: the student's perplexity over the teacher's, on the same tokens.
+      max_heldout_nll: nats a token.
+      max_kl_to_teacher: nats a token, over the teacher's top k words and one tail bucket.
+      min_top1_agreement: share of tokens where student and teacher rank the same word first.
+      max_regression_vs_baseline: how much the held-out NLL may rise over the latest blessed model's, as a fraction or `2%`.
+      slices: features by which the metrics are also shown.
+    """
+
+    max_perplexity_vs_teacher: float | None = None
+    max_heldout_nll: float | None = None
+    max_kl_to_teacher: float | None = None
+    min_top1_agreement: float | None = None
+    max_regression_vs_baseline: float | str | None = 0.02
+    slices: tuple[str, ...] = ("source",)
+
+    def __post_init__(self):
+        for name, least in (("max_perplexity_vs_teacher", 1), ("max_heldout_nll", 0), ("max_kl_to_teacher", 0)):
+            value = getattr(self, name)
+            _check(value is None or value > least, f"gates.{name}", f"above {least} or none", value)
+        value = self.min_top1_agreement
+        _check(value is None or 0 <= value <= 1, "gates.min_top1_agreement", "between 0 and 1 or none", value)
+        _check(
+            any(getattr(self, n) is not None for n in ("max_perplexity_vs_teacher", "max_heldout_nll", "max_kl_to_teacher", "min_top1_agreement")),
+            "gates",
+            "at least one of max_perplexity_vs_teacher, max_heldout_nll, max_kl_to_teacher and min_top1_agreement",
+            "none",
+        )
+        _check(
+            self.max_regression_vs_baseline is None or self.regression is not None and self.regression >= 0,
+            "gates.max_regression_vs_baseline",
+            "a fraction such as 0.02, a percentage such as 2%, or none",
+            self.max_regression_vs_baseline,
+        )
+        _check(all(s == "source" for s in self.slices), "gates.slices", "a list of features that examples have (source)", list(self.slices))
+
+    @property
+    def regression(self) -> float | None:
+        """`max_regression_vs_baseline` as a fraction; none where there is no such gate or it is not a number."""
+        value = self.max_regression_vs_baseline
+        try:
+            return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else None if value is None else float(value)
+        except ValueError:
+            return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment. `load_config` reads it, `to_dict` and `digest` store it."""
+
+    name: str
+    seed: int = 0
+    teacher: TeacherConfig = TeacherConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    student: StudentConfig = StudentConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    training: TrainingConfig = TrainingConfig()
+    export: ExportConfig = ExportConfig()
+    gates: GatesConfig = GatesConfig(max_perplexity_vs_teacher=3.0)
+
+    def __post_init__(self):
+        _check(
+            bool(self.name) and all(c.isalnum() or c in "-_" for c in self.name) and self.name.isascii(),
+            "name",
+            "letters, digits, - and _",
+            self.name,
+        )
+        _check(self.seed >= 0, "seed", "at least 0", self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole config as plain lists, dicts and numbers, defaults included."""
+        return json.loads(self.to_json())
+
+    def to_json(self, *sections: str) -> str:
+        """The config, or only some of its sections, as canonical JSON (sorted keys)."""
+        whole = dataclasses.asdict(self)
+        return json.dumps({key: whole[key] for key in sections or whole}, sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+
+def _expected(hint: Any) -> str:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "none"}
+    names = []
+    for option in options:
+        if typing.get_origin(option) is tuple:
+            names.append("a list of " + {"text": "texts", "a whole number": "whole numbers"}[_expected(typing.get_args(option)[0])])
+        else:
+            names.append(words.get(option, "a section"))
+    return " or ".join(names)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """`value` as the annotation wants it; raises ConfigError where it is of another type."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+            return _build(option, value, key + ".")
+        if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
+            item = typing.get_args(option)[0]
+            return tuple(_convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+        if option in (str, bool, types.NoneType) and isinstance(value, option):
+            return value
+        if option is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    raise ConfigError(f"{key} must be {_expected(hint)}, not {value!r}")
+
+
+def _unknown(key: str, known: Iterable[str], prefix: str) -> ConfigError:
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
+    return ConfigError(f"unknown config key {prefix}{key}: {hint}")
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise _unknown(str(key), hints, prefix)
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in values:
+            raise ConfigError(f"config key {prefix}{field.name} is missing: it must be {_expected(hints[field.name])}")
+    return cls(**{key: _convert(value, hints[key], prefix + key) for key, value in values.items()})
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Checks `values` and makes a Config of them.
+
+    Raises:
+      ConfigError: for an unknown key (the nearest known one is suggested), a wrong type, or a value out of range.
+    """
+    return _build(Config, values)
+
+
+def section_from_json(cls: type, text: str, section: str) -> Any:
+    """One section of a config from the JSON that `Config.to_json` wrote, as a component receives it."""
+    return _build(cls, json.loads(text)[section], section + ".")
+
+
+def recipes() -> dict[str, pathlib.Path]:
+    """The shipped recipes: name to path."""
+    folder = pathlib.Path(__file__).resolve().parent.parent / "tfx_pipeline" / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
+    """Reads a config from a YAML file or a shipped recipe's name.
+
+    Args:
+      source: a path, or the name of a recipe such as `demo`.
+      overrides: `section.key=value` each, the value in YAML.
+
+    Raises:
+      ConfigError: if there is no such file or recipe, it is not YAML, or its content is wrong.
+    """
+    path = recipes().get(source) or pathlib.Path(source)
+    if not path.is_file():
+        raise ConfigError(f"no config at {source!r}, and no recipe of that name: shipped are {', '.join(recipes())}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} must hold config keys such as name and teacher, not {values!r}")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set takes section.key=value, not {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
+        *sections, last = key.split(".")
+        node = values
+        for section in sections:
+            child = node.get(section)
+            node[section] = node = dict(child) if isinstance(child, dict) else {}
+        node[last] = value
+    return config_from_dict(values)

@@ -1,0 +1,92 @@
+"""The tf.Example layouts of token windows and of windows with the teacher's targets.
+
+A window of T tokens holds N = T - 1 predictions: position i predicts token i + 1. A label counts unless it is padding or `<bos>`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+PAD_ID = 0
+BOS_ID = 2
+
+
+def scored_example(
+    tokens: np.ndarray, source: bytes, teacher_ids: np.ndarray, teacher_log_probs: np.ndarray, teacher_label_log_prob: np.ndarray
+) -> tf.train.Example:
+    """A window with the teacher's targets.
+
+    Args:
+      tokens: int [T], student ids.
+      source: where the window's documents come from, UTF-8.
+      teacher_ids: int [N, k], the teacher's most probable words, best first, as student ids.
+      teacher_log_probs: float [N, k], their log-probabilities in nats; stored as float16.
+      teacher_label_log_prob: float [N], the log-probability in nats that the teacher gives the label.
+    """
+
+    def raw(array: np.ndarray, dtype: str) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[np.ascontiguousarray(array, dtype=dtype).tobytes()]))
+
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                "tokens": tf.train.Feature(int64_list=tf.train.Int64List(value=tokens)),
+                "source": tf.train.Feature(bytes_list=tf.train.BytesList(value=[source])),
+                "teacher_ids": raw(teacher_ids, "<i4"),
+                "teacher_log_probs": raw(teacher_log_probs, "<f2"),
+                "teacher_label_log_prob": tf.train.Feature(float_list=tf.train.FloatList(value=teacher_label_log_prob)),
+            }
+        )
+    )
+
+
+def parse_windows(serialized: tf.Tensor, window: int) -> dict[str, tf.Tensor]:
+    """Reads serialized windows: string [B] to `tokens` int32 [B, T] and `source` string [B]."""
+    parsed = tf.io.parse_example(
+        serialized, {"tokens": tf.io.FixedLenFeature([window], tf.int64), "source": tf.io.FixedLenFeature([], tf.string)}
+    )
+    return {"tokens": tf.cast(parsed["tokens"], tf.int32), "source": parsed["source"]}
+
+
+def parse_scored(serialized: tf.Tensor, window: int, top_k: int) -> dict[str, tf.Tensor]:
+    """Reads serialized windows with targets.
+
+    Args:
+      serialized: string [B].
+      window: T.
+      top_k: k.
+
+    Returns:
+      `tokens` int32 [B, T]; `teacher_ids` int32 [B, N, k]; `teacher_log_probs` float32 [B, N, k]; `teacher_label_log_prob`
+      float32 [B, N].
+    """
+    predictions = window - 1
+    parsed = tf.io.parse_example(
+        serialized,
+        {
+            "tokens": tf.io.FixedLenFeature([window], tf.int64),
+            "teacher_ids": tf.io.FixedLenFeature([], tf.string),
+            "teacher_log_probs": tf.io.FixedLenFeature([], tf.string),
+            "teacher_label_log_prob": tf.io.FixedLenFeature([predictions], tf.float32),
+        },
+    )
+    shape = [-1, predictions, top_k]
+    return {
+        "tokens": tf.cast(parsed["tokens"], tf.int32),
+        "teacher_ids": tf.reshape(tf.io.decode_raw(parsed["teacher_ids"], tf.int32), shape),
+        "teacher_log_probs": tf.cast(tf.reshape(tf.io.decode_raw(parsed["teacher_log_probs"], tf.float16), shape), tf.float32),
+        "teacher_label_log_prob": parsed["teacher_label_log_prob"],
+    }
+
+
+def labels_and_mask(tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The labels of windows and which of them count: int [B, T] to int [B, N] and float32 [B, N]."""
+    labels = tokens[:, 1:]
+    return labels, tf.cast(tf.logical_and(labels != PAD_ID, labels != BOS_ID), tf.float32)
+
+
+def model_inputs(tokens: tf.Tensor) -> Mapping[str, tf.Tensor]:
+    """What the backbone reads of windows int32 [B, T]: the N tokens that have a label after them, and their padding mask."""
+    inputs = tokens[:, :-1]
+    return {"token_ids": inputs, "padding_mask": tf.cast(inputs != PAD_ID, tf.int32)}

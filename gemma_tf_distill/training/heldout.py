@@ -1,0 +1,80 @@
+"""How good a model is on the held-out split, by the same sums that the exported model's `eval` signature gives."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
+from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.transfer.distillation_loss import SoftAndHardTargets
+from gemma_tf_distill.config import DistillationConfig
+from gemma_tf_distill.transfer.vocabulary_loss import vocabulary_loss
+
+
+class HeldoutMetrics(NamedTuple):
+    """Means over the held-out tokens that count.
+
+    Attributes:
+      nll: nats a token.
+      kl_to_teacher: nats a token, over the teacher's top k words and one tail bucket.
+      top1_agreement: share of the tokens where student and teacher rank the same word first.
+      teacher_nll: the teacher's own, nats a token.
+      tokens: how many count.
+    """
+
+    nll: float
+    kl_to_teacher: float
+    top1_agreement: float
+    teacher_nll: float
+    tokens: int
+
+
+class HeldoutEvaluation:
+    """Evaluates one model; compiled once, so that it can be asked again after more training."""
+
+    def __init__(self, model: Gemma):
+        self._model = model
+        self._sums = tf.function(self._batch_sums, jit_compile=True)
+
+    def __call__(self, batches: tf.data.Dataset) -> HeldoutMetrics:
+        """Means over `evaluation_batches`, whose targets were scored at temperature 1."""
+        total: dict[str, float] = {}
+        for batch in batches:
+            for name, value in self._sums(batch).items():
+                total[name] = total.get(name, 0.0) + float(value)
+        tokens = total["tokens"]
+        return HeldoutMetrics(
+            total["nll"] / tokens, total["kl"] / tokens, total["hits"] / tokens, total["teacher_nll"] / tokens, round(tokens)
+        )
+
+    def _batch_sums(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        labels, mask = labels_and_mask(batch["tokens"])
+        count = labels.shape[0] * labels.shape[1]
+        backbone = self._model.backbone
+        hidden = backbone(model_inputs(batch["tokens"]), training=False)
+        terms = SoftAndHardTargets(DistillationConfig())
+
+        def token_terms(logits: tf.Tensor, targets):
+            found = terms(logits, targets)
+            hits = tf.argmax(logits, axis=-1, output_type=tf.int32) == targets["teacher_ids"][:, 0]
+            return {**found, "hits": tf.cast(hits, tf.float32)}
+
+        sums = vocabulary_loss(
+            tf.reshape(hidden, [count, hidden.shape[-1]]),
+            backbone.token_embedding.embeddings.value,
+            {
+                "labels": tf.reshape(labels, [count]),
+                "teacher_ids": tf.reshape(batch["teacher_ids"], [count, -1]),
+                "teacher_log_probs": tf.reshape(batch["teacher_log_probs"], [count, -1]),
+            },
+            tf.reshape(mask, [count]),
+            token_terms,
+            logit_soft_cap=backbone.final_logit_soft_cap,
+        )
+        return {
+            "nll": sums["hard_loss"],
+            "kl": sums["soft_loss"],
+            "hits": sums["hits"],
+            "teacher_nll": -tf.reduce_sum(batch["teacher_label_log_prob"] * mask),
+            "tokens": tf.reduce_sum(mask),
+        }

@@ -1,0 +1,21 @@
+"""Mixed precision: bfloat16 compute over float32 weights."""
+
+import keras
+import keras_hub
+
+from gemma_tf_distill.gemma.model import Gemma
+
+
+def with_precision(model: Gemma, precision: str) -> Gemma:
+    """The same weights in a model that computes in `precision` (`float32` or `mixed_bfloat16`); `model` itself where it does already.
+
+    Micikevicius et al. 2018 keep a float32 master copy of the weights; in KerasHub that is the `mixed_bfloat16` dtype policy.
+    """
+    if model.backbone.dtype_policy.name == precision:
+        return model
+    config = model.backbone.get_config()
+    config["dtype"] = keras.DTypePolicy(precision)
+    backbone = keras_hub.models.Gemma3Backbone.from_config(config)
+    for target, source in zip(backbone.weights, model.backbone.weights, strict=True):
+        target.assign(source)
+    return Gemma(backbone=backbone, tokenizer=model.tokenizer)

@@ -1,0 +1,96 @@
+"""Losses over the whole vocabulary that never hold [tokens, vocabulary].
+
+Hidden states and the tied embedding go in; sums of loss terms come out. Logits are made for one chunk of tokens at a time, the
+gradient is taken inside the chunk, and the logits are forgotten. Memory is [chunk, vocabulary] instead of [tokens, vocabulary],
+forward and backward; the work is the same, since nothing is computed twice.
+"""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+Targets = Mapping[str, tf.Tensor]
+TokenLoss = Callable[[tf.Tensor, Targets], dict[str, tf.Tensor]]
+
+
+def vocabulary_loss(
+    hidden: tf.Tensor,
+    embedding: tf.Tensor,
+    targets: Targets,
+    mask: tf.Tensor,
+    token_loss: TokenLoss,
+    *,
+    chunk: int = 512,
+    logit_soft_cap: float | None = None,
+) -> dict[str, tf.Tensor]:
+    """Sums of the terms of a loss over the tokens that count.
+
+    Args:
+      hidden: [N, D], the student's final hidden states, in its compute dtype.
+      embedding: [V, D], the tied embedding; logits are `hidden @ embedding.T`, multiplied in hidden's dtype.
+      targets: what `token_loss` reads beside the logits, each [N, ...].
+      mask: float32 [N], 1 where a token counts and 0 elsewhere.
+      token_loss: from float32 logits [C, V] and the chunk's targets to named float32 terms [C]; the term `loss` is the one
+        that is differentiated. It must be finite on every token, also those that do not count.
+      chunk: tokens whose logits exist at a time; N need not be a multiple.
+      logit_soft_cap: `cap * tanh(logits / cap)` is applied where given.
+
+    Returns:
+      The float32 sums of all terms over the tokens that count. Only `loss` has a gradient, to `hidden` and `embedding`.
+    """
+    tokens = hidden.shape[0]
+    chunk = min(chunk, tokens)
+    chunks = -(-tokens // chunk)
+
+    def padded(x: tf.Tensor) -> tf.Tensor:
+        return tf.pad(x, [[0, chunks * chunk - tokens]] + [[0, 0]] * (x.shape.rank - 1))
+
+    names = sorted(targets)
+    values = [padded(targets[name]) for name in names]
+    padded_mask = padded(mask)
+    # The names of the terms are known only after a look at the loss; an abstract trace gives them without computing anything.
+    target_specs = {name: tf.TensorSpec([chunk, *value.shape[1:]], value.dtype) for name, value in zip(names, values, strict=True)}
+    logits_spec = tf.TensorSpec([chunk, embedding.shape[0]], tf.float32)
+    terms = sorted(tf.function(token_loss).get_concrete_function(logits_spec, target_specs).structured_outputs)
+
+    @tf.custom_gradient
+    def total(hidden: tf.Tensor, embedding: tf.Tensor):
+        weights = tf.cast(embedding, hidden.dtype)
+        padded_hidden = padded(hidden)
+
+        def one_chunk(i, sums, d_hidden, d_embedding):
+            def cut(x: tf.Tensor) -> tf.Tensor:
+                return tf.slice(x, [i * chunk] + [0] * (x.shape.rank - 1), [chunk, *x.shape[1:]])
+
+            states, counts = cut(padded_hidden), cut(padded_mask)
+            with tf.GradientTape() as tape:
+                raw = tf.cast(tf.matmul(states, weights, transpose_b=True), tf.float32)
+                tape.watch(raw)
+                logits = raw if logit_soft_cap is None else logit_soft_cap * tf.tanh(raw / logit_soft_cap)
+                losses = token_loss(logits, dict(zip(names, map(cut, values), strict=True)))
+                chunk_sums = [tf.reduce_sum(losses[term] * counts) for term in terms]
+            d_logits = tf.cast(tape.gradient(chunk_sums[terms.index("loss")], raw), hidden.dtype)
+            d_hidden = d_hidden.write(i, tf.matmul(d_logits, weights))
+            d_embedding += tf.cast(tf.matmul(d_logits, states, transpose_a=True), tf.float32)
+            return i + 1, [a + b for a, b in zip(sums, chunk_sums, strict=True)], d_hidden, d_embedding
+
+        _, sums, d_hidden, d_embedding = tf.while_loop(
+            lambda i, *_: i < chunks,
+            one_chunk,
+            (
+                tf.constant(0),
+                [tf.constant(0.0)] * len(terms),
+                tf.TensorArray(hidden.dtype, chunks, element_shape=[chunk, hidden.shape[1]]),
+                tf.zeros(embedding.shape, tf.float32),
+            ),
+            maximum_iterations=chunks,
+        )
+        d_hidden = d_hidden.concat()[:tokens]
+
+        def grad(*upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            scale = upstream[terms.index("loss")]
+            return tf.cast(scale, hidden.dtype) * d_hidden, tf.cast(scale * d_embedding, embedding.dtype)
+
+        return sums, grad
+
+    return dict(zip(terms, total(hidden, embedding), strict=True))

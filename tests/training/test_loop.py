@@ -1,0 +1,88 @@
+"""Checkpoints resume to the same bits; TensorBoard's own reader finds the scalars."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gemma_tf_distill.config import DistillationConfig, TrainingConfig
+from gemma_tf_distill.data.batches import training_batches
+from gemma_tf_distill.monitoring import progress
+from gemma_tf_distill.training.loop import DivergenceError, Run, fit, steps_for
+
+TRAINING = TrainingConfig(batch_size=4, learning_rate=5e-3, checkpoint_every=3, log_every=2)
+
+
+class Killed(Exception):
+    """What a pre-empted machine does to a run."""
+
+
+def train(student, scored, folder, *, total_steps=8, training=TRAINING, die_after=None):
+    def batches(skip):
+        found = training_batches(scored.files, window=scored.window, top_k=scored.top_k, batch_size=4, seed=5, skip=skip)
+        if die_after is None:
+            return found
+        return Dying(found, die_after)
+
+    fit(
+        student,
+        Run(name="student", learn_from_teacher=True, checkpoints=str(folder / "checkpoints"), tensorboard=str(folder / "events")),
+        batches,
+        training=training,
+        distillation=DistillationConfig(top_k=scored.top_k),
+        total_steps=total_steps,
+    )
+
+
+class Dying:
+    """A dataset that raises after some batches."""
+
+    def __init__(self, dataset, after):
+        self._dataset, self._after = dataset, after
+
+    def take(self, count):
+        for i, batch in enumerate(self._dataset.take(count)):
+            if i == self._after:
+                raise Killed
+            yield batch
+
+
+def test_a_killed_run_resumes_to_the_same_bits(scored_windows, make_student, tmp_path):
+    whole, resumed = make_student(), make_student()
+    train(whole, scored_windows, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(resumed, scored_windows, tmp_path / "resumed", die_after=5)
+    resumed = make_student(seed=9)
+    train(resumed, scored_windows, tmp_path / "resumed")
+    for got, want in zip(resumed.backbone.get_weights(), whole.backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_scalars_from_the_first_step_and_progress(scored_windows, make_student, tmp_path, monkeypatch):
+    monkeypatch.setenv(progress.ENVIRONMENT_VARIABLE, str(tmp_path / "progress.jsonl"))
+    train(make_student(), scored_windows, tmp_path)
+    events = EventAccumulator(str(tmp_path / "events"), size_guidance={"tensors": 0})
+    events.Reload()
+    steps = [event.step for event in events.Tensors("distill/loss")]
+    assert steps == [1, 2, 4, 6, 8]
+    losses = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("distill/loss")]
+    assert losses[-1] < losses[0]
+    expected = {"distill/soft_loss", "distill/hard_loss", "train/gradient_norm", "train/learning_rate", "data/tokens_per_second"}
+    assert expected <= set(events.Tags()["tensors"])
+    lines = (tmp_path / "progress.jsonl").read_text().splitlines()
+    assert len(lines) == 5 and f'"done": {8 * 4 * scored_windows.window}' in lines[-1]
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(scored_windows, make_student, tmp_path):
+    student = make_student()
+    student.backbone.trainable_variables[0].assign(student.backbone.trainable_variables[0].value * math.nan)
+    with pytest.raises(DivergenceError, match=r"step 1 of 8: lower training\.learning_rate \(now 0\.005\)"):
+        train(student, scored_windows, tmp_path)
+
+
+def test_steps_for_counts_partial_epochs():
+    assert steps_for(TrainingConfig(epochs=0.5, batch_size=4), 22) == 3
+    assert steps_for(TrainingConfig(epochs=2, batch_size=4), 22) == 11
+    assert steps_for(TrainingConfig(epochs=0.01, batch_size=4), 22) == 1
