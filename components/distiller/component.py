@@ -15,9 +15,7 @@ def distiller_config(config: Config) -> str:
     """What training depends on, as the component's `config`."""
     sections = json.loads(config.to_json("student", "distillation", "training"))
     sections["student"].pop("vocabulary")
-    return json.dumps(
-        {**sections, "seed": config.seed, "teacher": config.teacher.source, "window": config.corpus.window}, sort_keys=True
-    )
+    return json.dumps({**sections, "seed": config.seed, "teacher": config.teacher.source, "window": config.corpus.window}, sort_keys=True)
 
 
 @tfx.dsl.components.component

@@ -9,18 +9,15 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, StudentConfig, TrainingConfig, section_from_json
 from gemma_tf_distill.data.batches import count_split, evaluation_batches, split_files, training_batches
-from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.student import build_student
 from gemma_tf_distill.gemma.teacher import load_teacher
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
-from gemma_tf_distill.training.heldout import HeldoutEvaluation
+from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.training.precision import with_precision
 
 
-def distil(
-    *, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboard_uri: str, config: str, source_digest: str
-) -> None:
+def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboard_uri: str, config: str, source_digest: str) -> None:
     """Trains and saves the student and the control; see `Distiller` for the arguments.
 
     Checkpoints lie beside the artifacts of all executions, under a name made of everything that the training depends on: an
@@ -50,7 +47,7 @@ def distil(
     key = hashlib.sha256(json.dumps([config, source_digest, examples_uri, tokenizer_uri]).encode()).hexdigest()[:16]
     checkpoints = os.path.join(os.path.dirname(os.path.dirname(student_uri.rstrip("/"))), "checkpoints", key)
 
-    def run(name: str, learn_from_teacher: bool):
+    def run(name: str, learn_from_teacher: bool) -> HeldoutMetrics:
         model.backbone.set_weights(initial_weights)
         fit(
             model,

@@ -32,14 +32,14 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         self, *, source: str, dtype: str, tokenizer: str, window: int, batch_size: int, top_k: int, temperature: float, total: int
     ):
         """Args:
-          source: `teacher.source` of the config.
-          dtype: the teacher's compute dtype.
-          tokenizer: the folder of the student's vocabulary.
-          window: T.
-          batch_size: windows in a forward pass.
-          top_k: words kept for each token.
-          temperature: of the training split's targets.
-          total: windows in all, for the progress line.
+        source: `teacher.source` of the config.
+        dtype: the teacher's compute dtype.
+        tokenizer: the folder of the student's vocabulary.
+        window: T.
+        batch_size: windows in a forward pass.
+        top_k: words kept for each token.
+        temperature: of the training split's targets.
+        total: windows in all, for the progress line.
         """
         self._source = source
         self._dtype = dtype
@@ -57,9 +57,7 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         softened = plain if self._temperature == 1 else TargetScorer(teacher, top_k=self._top_k, temperature=self._temperature)
         return _Scorers({"train": softened, "heldout": plain})
 
-    def run_inference(
-        self, batch: Sequence[Window], model: _Scorers, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[Window]:
+    def run_inference(self, batch: Sequence[Window], model: _Scorers, inference_args: dict[str, Any] | None = None) -> Iterable[Window]:
         """Scores a batch; windows of different splits may be mixed."""
         for split, scorer in model.by_split.items():
             serialized = [example for s, example in batch if s == split]

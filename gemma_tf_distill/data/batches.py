@@ -38,9 +38,7 @@ def count_split(files: Sequence[str], window: int) -> tuple[int, int]:
     return int(windows), int(tokens)
 
 
-def training_batches(
-    files: Sequence[str], *, window: int, top_k: int, batch_size: int, seed: int, skip: int = 0
-) -> tf.data.Dataset:
+def training_batches(files: Sequence[str], *, window: int, top_k: int, batch_size: int, seed: int, skip: int = 0) -> tf.data.Dataset:
     """Endless full batches, reshuffled every epoch; the same seed gives the same batches.
 
     Args:

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.transfer.distillation_loss import SoftAndHardTargets
-from gemma_tf_distill.config import DistillationConfig
-from gemma_tf_distill.transfer.vocabulary_loss import vocabulary_loss
+from gemma_tf_distill.transfer.vocabulary_loss import Targets, vocabulary_loss
 
 
 class HeldoutMetrics(NamedTuple):
@@ -54,7 +54,7 @@ class HeldoutEvaluation:
         hidden = backbone(model_inputs(batch["tokens"]), training=False)
         terms = SoftAndHardTargets(DistillationConfig())
 
-        def token_terms(logits: tf.Tensor, targets):
+        def token_terms(logits: tf.Tensor, targets: Targets) -> dict[str, tf.Tensor]:
             found = terms(logits, targets)
             hits = tf.argmax(logits, axis=-1, output_type=tf.int32) == targets["teacher_ids"][:, 0]
             return {**found, "hits": tf.cast(hits, tf.float32)}

@@ -24,9 +24,9 @@ class DistillationTrainer:
 
     def __init__(self, training: TrainingConfig, distillation: DistillationConfig, *, learn_from_teacher: bool = True):
         """Args:
-          training: clipping.
-          distillation: alpha, temperature and top k.
-          learn_from_teacher: off for the control run, which sees the same tokens and only the hard labels.
+        training: clipping.
+        distillation: alpha, temperature and top k.
+        learn_from_teacher: off for the control run, which sees the same tokens and only the hard labels.
         """
         self._training = training
         self._distillation = distillation

@@ -54,11 +54,13 @@ def vocabulary_loss(
     terms = sorted(tf.function(token_loss).get_concrete_function(logits_spec, target_specs).structured_outputs)
 
     @tf.custom_gradient
-    def total(hidden: tf.Tensor, embedding: tf.Tensor):
+    def total(hidden: tf.Tensor, embedding: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
         weights = tf.cast(embedding, hidden.dtype)
         padded_hidden = padded(hidden)
 
-        def one_chunk(i, sums, d_hidden, d_embedding):
+        def one_chunk(
+            i: tf.Tensor, sums: list[tf.Tensor], d_hidden: tf.TensorArray, d_embedding: tf.Tensor
+        ) -> tuple[tf.Tensor, list[tf.Tensor], tf.TensorArray, tf.Tensor]:
             def cut(x: tf.Tensor) -> tf.Tensor:
                 return tf.slice(x, [i * chunk] + [0] * (x.shape.rank - 1), [chunk, *x.shape[1:]])
 

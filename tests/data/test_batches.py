@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_batches_and_skipping_continues_them(shards
 
 
 def test_every_epoch_holds_every_window(shards):
-    order = sum(firsts(make(shards), WINDOWS), [])
+    order = [first for batch in firsts(make(shards), WINDOWS) for first in batch]
     for epoch in range(3):
         assert sorted(order[epoch * WINDOWS : (epoch + 1) * WINDOWS]) == [10 + i for i in range(WINDOWS)]
     assert order[:WINDOWS] != order[WINDOWS : 2 * WINDOWS]

@@ -1,19 +1,12 @@
-"""The config is the experiment: one frozen object, read from YAML, checked on reading, hashed, stored with every artifact.
+"""The sections of a config: what each key means, and which values it takes.
 
-This module imports neither TensorFlow nor TFX, so that a typing mistake is reported at once.
+Neither TensorFlow nor TFX is imported here, so that a typing mistake is reported at once.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import pathlib
-import types
-import typing
-from collections.abc import Iterable, Mapping
 from typing import Any
-
-import yaml
 
 from gemma_tf_distill.errors import ConfigError
 
@@ -38,7 +31,7 @@ class TeacherConfig:
     dtype: str = "float32"
     batch_size: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(bool(self.source.strip()), "teacher.source", "gguf:package, gguf:PATH, preset:NAME or a folder", self.source)
         _check(self.dtype in ("float32", "bfloat16"), "teacher.dtype", "float32 or bfloat16", self.dtype)
         _check(self.batch_size >= 1, "teacher.batch_size", "at least 1", self.batch_size)
@@ -72,7 +65,7 @@ class CorpusConfig:
     max_heldout_tokens: int | None = None
     window: int = 128
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(len(self.sources) > 0 and all(s.strip() for s in self.sources), "corpus.source", "at least one source", self.source)
         _check(self.document_separator != "", "corpus.document_separator", "a non-empty text or none", self.document_separator)
         _check(self.min_characters >= 1, "corpus.min_characters", "at least 1", self.min_characters)
@@ -100,7 +93,7 @@ class StudentSizes:
     head_dim: int
     sliding_window_size: int = 512
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             _check(value >= 1, f"student.sizes.{field.name}", "at least 1", value)
@@ -131,7 +124,7 @@ class StudentConfig:
     sizes: StudentSizes | None = None
     vocabulary: str | int = "corpus"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = [name for name in ("layers", "preset", "sizes") if getattr(self, name) is not None]
         _check(len(given) <= 1, "student", "given by one of layers, preset and sizes", " and ".join(given))
         if self.layers is not None:
@@ -157,7 +150,7 @@ class DistillationConfig:
     temperature: float = 1.0
     top_k: int = 64
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(0 <= self.alpha <= 1, "distillation.alpha", "between 0 and 1", self.alpha)
         _check(self.temperature > 0, "distillation.temperature", "above 0", self.temperature)
         _check(self.top_k >= 1, "distillation.top_k", "at least 1", self.top_k)
@@ -191,7 +184,7 @@ class TrainingConfig:
     checkpoint_every: int = 50
     log_every: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(self.epochs > 0, "training.epochs", "above 0", self.epochs)
         for name in ("batch_size", "checkpoint_every", "log_every"):
             _check(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
@@ -220,7 +213,7 @@ class ExportConfig:
     max_new_tokens: int = 48
     prompts: tuple[str, ...] = ("Returns the", "Parameters\n----------\n", "Raises an error if")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = ("saved_model", "tflite")
         _check(
             "saved_model" in self.formats and all(f in known for f in self.formats) and len(set(self.formats)) == len(self.formats),
@@ -264,20 +257,23 @@ class GatesConfig:
     max_regression_vs_baseline: float | str | None = 0.02
     slices: tuple[str, ...] = ("source",)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("max_perplexity_vs_teacher", 1), ("max_heldout_nll", 0), ("max_kl_to_teacher", 0)):
             value = getattr(self, name)
             _check(value is None or value > least, f"gates.{name}", f"above {least} or none", value)
         value = self.min_top1_agreement
         _check(value is None or 0 <= value <= 1, "gates.min_top1_agreement", "between 0 and 1 or none", value)
         _check(
-            any(getattr(self, n) is not None for n in ("max_perplexity_vs_teacher", "max_heldout_nll", "max_kl_to_teacher", "min_top1_agreement")),
+            any(
+                getattr(self, n) is not None
+                for n in ("max_perplexity_vs_teacher", "max_heldout_nll", "max_kl_to_teacher", "min_top1_agreement")
+            ),
             "gates",
             "at least one of max_perplexity_vs_teacher, max_heldout_nll, max_kl_to_teacher and min_top1_agreement",
             "none",
         )
         _check(
-            self.max_regression_vs_baseline is None or self.regression is not None and self.regression >= 0,
+            self.max_regression_vs_baseline is None or (self.regression is not None and self.regression >= 0),
             "gates.max_regression_vs_baseline",
             "a fraction such as 0.02, a percentage such as 2%, or none",
             self.max_regression_vs_baseline,
@@ -308,7 +304,7 @@ class Config:
     export: ExportConfig = ExportConfig()
     gates: GatesConfig = GatesConfig(max_perplexity_vs_teacher=3.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check(
             bool(self.name) and all(c.isalnum() or c in "-_" for c in self.name) and self.name.isascii(),
             "name",
@@ -330,108 +326,3 @@ class Config:
     def digest(self) -> str:
         """sha256 of the canonical JSON, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-
-def _expected(hint: Any) -> str:
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "none"}
-    names = []
-    for option in options:
-        if typing.get_origin(option) is tuple:
-            names.append("a list of " + {"text": "texts", "a whole number": "whole numbers"}[_expected(typing.get_args(option)[0])])
-        else:
-            names.append(words.get(option, "a section"))
-    return " or ".join(names)
-
-
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the annotation wants it; raises ConfigError where it is of another type."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    for option in options:
-        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
-            return _build(option, value, key + ".")
-        if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
-            item = typing.get_args(option)[0]
-            return tuple(_convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
-        if option in (str, bool, types.NoneType) and isinstance(value, option):
-            return value
-        if option is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-    raise ConfigError(f"{key} must be {_expected(hint)}, not {value!r}")
-
-
-def _unknown(key: str, known: Iterable[str], prefix: str) -> ConfigError:
-    known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
-    return ConfigError(f"unknown config key {prefix}{key}: {hint}")
-
-
-def _build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            raise _unknown(str(key), hints, prefix)
-    for field in dataclasses.fields(cls):
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and field.name not in values:
-            raise ConfigError(f"config key {prefix}{field.name} is missing: it must be {_expected(hints[field.name])}")
-    return cls(**{key: _convert(value, hints[key], prefix + key) for key, value in values.items()})
-
-
-def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """Checks `values` and makes a Config of them.
-
-    Raises:
-      ConfigError: for an unknown key (the nearest known one is suggested), a wrong type, or a value out of range.
-    """
-    return _build(Config, values)
-
-
-def section_from_json(cls: type, text: str, section: str) -> Any:
-    """One section of a config from the JSON that `Config.to_json` wrote, as a component receives it."""
-    return _build(cls, json.loads(text)[section], section + ".")
-
-
-def recipes() -> dict[str, pathlib.Path]:
-    """The shipped recipes: name to path."""
-    folder = pathlib.Path(__file__).resolve().parent.parent / "tfx_pipeline" / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
-    """Reads a config from a YAML file or a shipped recipe's name.
-
-    Args:
-      source: a path, or the name of a recipe such as `demo`.
-      overrides: `section.key=value` each, the value in YAML.
-
-    Raises:
-      ConfigError: if there is no such file or recipe, it is not YAML, or its content is wrong.
-    """
-    path = recipes().get(source) or pathlib.Path(source)
-    if not path.is_file():
-        raise ConfigError(f"no config at {source!r}, and no recipe of that name: shipped are {', '.join(recipes())}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source} must hold config keys such as name and teacher, not {values!r}")
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"--set takes section.key=value, not {override!r}")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
-        *sections, last = key.split(".")
-        node = values
-        for section in sections:
-            child = node.get(section)
-            node[section] = node = dict(child) if isinstance(child, dict) else {}
-        node[last] = value
-    return config_from_dict(values)

@@ -1,0 +1,50 @@
+"""Exporter: a trained student in, the files that leave the pipeline out, each proven in its own runtime."""
+
+import dataclasses
+import json
+
+from tfx import v1 as tfx
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.types import standard_artifacts
+
+from components.artifacts import Student
+from components.exporter.export import export
+from gemma_tf_distill.config import Config
+
+
+def exporter_config(config: Config) -> str:
+    """What the files depend on, as the component's `config`."""
+    return json.dumps(
+        {
+            "teacher": {"source": config.teacher.source, "dtype": config.teacher.dtype},
+            "window": config.corpus.window,
+            "top_k": config.distillation.top_k,
+            "export": dataclasses.asdict(config.export),
+        },
+        sort_keys=True,
+    )
+
+
+@tfx.dsl.components.component
+def Exporter(
+    student: InputArtifact[Student],
+    model: OutputArtifact[standard_artifacts.Model],
+    config: Parameter[str],
+    source_digest: Parameter[str],
+) -> None:
+    """Exports the student.
+
+    Args:
+      student: as Distiller writes it.
+      model: `Format-Serving/`, the SavedModel that the Evaluator judges; `files/`, with `tokenizer.model` and, if asked for,
+        `model.tflite`; `export.json`: `samples` (`prompt`, `teacher`, `student`), `seconds` and `formats`.
+      config: `exporter_config`.
+      source_digest: of this component's code, so that changed code is run again.
+
+    Raises:
+      ParityError: if a file, in its own runtime, does not predict what the student predicts.
+      ConfigError: if the student is too large for a `.tflite`.
+      WeightsError: if the teacher, which writes samples, can't be loaded.
+    """
+    del source_digest
+    export(student.uri, model.uri, config)

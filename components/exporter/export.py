@@ -1,0 +1,85 @@
+"""What the Exporter does, without TFX."""
+
+import gc
+import json
+import os
+import time
+
+import numpy as np
+
+from gemma_tf_distill.config import ExportConfig, section_from_json
+from gemma_tf_distill.export.files import write_bytes
+from gemma_tf_distill.export.generation import TFLITE_FILE, TOKENIZER_FILE
+from gemma_tf_distill.export.litert import export_litert
+from gemma_tf_distill.export.samples import sample_completions
+from gemma_tf_distill.export.saved_model import export_saved_model
+from gemma_tf_distill.export.verification import verify_litert, verify_saved_model
+from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.gemma.student import trim_teacher
+from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.gemma.vocabulary import Vocabulary
+from gemma_tf_distill.monitoring.progress import progress
+
+# TFX's name for the folder of a Model artifact that is served and evaluated.
+SERVING_FOLDER = "Format-Serving"
+FILES_FOLDER = "files"
+REPORT = "export.json"
+
+
+def export(student_uri: str, model_uri: str, config: str) -> None:
+    """Exports a student and checks every file in its own runtime; see `components.exporter.component.Exporter`."""
+    settings = json.loads(config)
+    options: ExportConfig = section_from_json(ExportConfig, config, "export")
+    steps = 2 * len(options.formats) + bool(options.prompts)
+    done, began = 0, time.monotonic()
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        # Graphs and Keras models go in circles: without this their weights stay while the next step makes its own.
+        gc.collect()
+        progress("export", done, steps, unit="steps")
+
+    progress("export", 0, steps, unit="steps")
+    student = Gemma.load(os.path.join(student_uri, "student"))
+    serving, files = os.path.join(model_uri, SERVING_FOLDER), os.path.join(model_uri, FILES_FOLDER)
+    write_bytes(os.path.join(files, TOKENIZER_FILE), student.tokenizer.proto)
+    export_saved_model(
+        student,
+        serving,
+        context_length=options.context_length,
+        max_new_tokens=options.max_new_tokens,
+        window=settings["window"],
+        top_k=settings["top_k"],
+    )
+    step()
+    completions = verify_saved_model(serving, student, options.prompts, options.max_new_tokens)
+    step()
+    if "tflite" in options.formats:
+        tflite = os.path.join(files, TFLITE_FILE)
+        export_litert(student, tflite, context_length=options.context_length, prefill_lengths=options.prefill_lengths)
+        step()
+        verify_litert(tflite, student, [completion.window for completion in completions])
+        step()
+    samples = []
+    if options.prompts:
+        teacher = _teacher(settings["teacher"]["source"], settings["teacher"]["dtype"], student)
+        gc.collect()
+        theirs = sample_completions(teacher, options.prompts, options.max_new_tokens)
+        samples = [
+            {"prompt": prompt, "teacher": text, "student": completion.text}
+            for prompt, text, completion in zip(options.prompts, theirs, completions, strict=True)
+        ]
+        step()
+    report = {"samples": samples, "seconds": round(time.monotonic() - began, 1), "formats": list(options.formats)}
+    write_bytes(os.path.join(model_uri, REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _teacher(source: str, dtype: str, student: Gemma) -> Gemma:
+    """The teacher with the student's words only, as it scored the corpus."""
+    teacher = load_teacher(source, dtype)
+    if teacher.tokenizer == student.tokenizer:
+        return teacher
+    pieces = (student.tokenizer.piece(index) for index in range(student.tokenizer.vocabulary_size))
+    kept = [teacher.tokenizer.id_of(piece) for piece in pieces]
+    return trim_teacher(teacher, Vocabulary(np.array(kept, np.int32), student.tokenizer.proto))

@@ -1,0 +1,187 @@
+"""The command `gemma-distill`. Importing it imports neither TensorFlow nor TFX."""
+
+import argparse
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from gemma_tf_distill.config import Config, load_config, recipes
+from gemma_tf_distill.errors import ConfigError, UserError
+from gemma_tf_distill.monitoring.console import Display, JsonDisplay, TextDisplay
+from gemma_tf_distill.monitoring.run_report import render_outcome
+from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
+from tfx_pipeline.launcher import RunFailedError, launch
+
+_EXIT_CODES = """exit codes:
+  0    done; for run: the model was blessed and pushed
+  1    failed; the message names the log
+  2    something that was given is wrong; nothing was left behind
+  3    run: the model did not pass the gates, nothing was pushed
+  130  interrupted; the same command goes on from there
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes as everything else does: one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} ({self.prog} --help says more)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="gemma-distill",
+        description="Distils a small model of your own from a Gemma 3 teacher.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser(
+        "run",
+        help="distil a student, judge it, and push it if it is good enough",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "config", nargs="?", default="demo", metavar="CONFIG", help=f"a YAML file, or a recipe: {', '.join(recipes())} (default: demo)"
+    )
+    run.add_argument("--runner", choices=("local", "beam", "vertex"), default="local", help="where it runs (default: local)")
+    run.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
+    run.add_argument(
+        "--output",
+        type=pathlib.Path,
+        metavar="PATH",
+        help="folder of the run (default: outputs/NAME); with vertex the job file (NAME-job.json)",
+    )
+    run.add_argument("--log", choices=("text", "json"), default="text", help="how progress is told (default: text)")
+    run.set_defaults(function=_run)
+    vertex = run.add_argument_group("with --runner vertex")
+    vertex.add_argument("--dry-run", action="store_true", help="only write the job file")
+    vertex.add_argument("--image", help="container image that was built from this repository's Dockerfile")
+    vertex.add_argument("--pipeline-root", metavar="gs://…", help="folder of artifacts and pushed models")
+    vertex.add_argument("--project", help="Google Cloud project")
+    vertex.add_argument("--region", help="Google Cloud region")
+    vertex.add_argument("--service-account", metavar="EMAIL", help="whom the job runs as")
+
+    generate = commands.add_parser("generate", help="complete a prompt with an exported model")
+    generate.add_argument("model", metavar="MODEL", help="a SavedModel folder, a .tflite file, or the folder of a pushed version")
+    generate.add_argument("prompt", metavar="PROMPT")
+    generate.add_argument("--max-new-tokens", type=int, default=48, metavar="N", help="tokens to add at the most (default: 48)")
+    generate.set_defaults(function=_generate)
+
+    doctor = commands.add_parser("doctor", help="show versions, devices, and which weights are in reach")
+    doctor.set_defaults(function=_doctor)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    if options.runner == "vertex":
+        return _run_vertex(config, options)
+    for name in ("dry_run", "image", "pipeline_root", "project", "region", "service_account"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name.replace('_', '-')} needs --runner vertex")
+    output = options.output or pathlib.Path("outputs") / config.name
+    as_json = options.log == "json"
+    display: Display = JsonDisplay(sys.stdout) if as_json else TextDisplay(sys.stdout, live=sys.stdout.isatty())
+    outcome = launch(config, output, options.runner, display)
+    if not as_json:
+        print(f"\n{render_outcome(outcome['report'], outcome['failures'], outcome['samples'])}\n\nreport   {output / 'report.json'}")
+    return EXIT_OK if outcome["report"]["blessed"] else EXIT_NOT_BLESSED
+
+
+def _run_vertex(config: Config, options: argparse.Namespace) -> int:
+    command = [sys.executable, "-P", "-m", "tfx_pipeline.kubeflow_v2_runner", "--config-json", config.to_json()]
+    command += ["--output", str(options.output or f"{config.name}-job.json")]
+    for name in ("image", "pipeline_root", "project", "region", "service_account"):
+        if getattr(options, name):
+            command += [f"--{name.replace('_', '-')}", getattr(options, name)]
+    if options.dry_run:
+        command.append("--dry-run")
+    # What TFX and TensorFlow say while they are imported is of no use here.
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    sys.stdout.write(done.stdout)
+    if done.returncode == EXIT_OK:
+        return EXIT_OK
+    lines = done.stderr.strip().splitlines() or [f"the compiler ended with exit code {done.returncode}"]
+    if done.returncode == EXIT_USER_ERROR:
+        raise UserError(lines[-1])
+    raise RunFailedError(lines[-1])
+
+
+def _generate(options: argparse.Namespace) -> int:
+    with _quiet_stderr():
+        from gemma_tf_distill.export.generation import load_generator
+
+        pieces = load_generator(options.model).generate(options.prompt, options.max_new_tokens)
+        sys.stdout.write(options.prompt)
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+    return EXIT_OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gemma_tf_distill.doctor import main as doctor
+
+    return doctor()
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keeps back what C++ libraries write to standard error, and writes it only where the block ends with an unexpected error."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            kept.seek(0)
+            os.write(real, kept.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; mistakes of the user's making are told in one line on standard error."""
+    # So that ending this process also ends what it started.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        options = _parser().parse_args(argv)
+        function: Callable[[argparse.Namespace], int] = options.function
+        return function(options)
+    except UserError as error:
+        return _tell(error, EXIT_USER_ERROR)
+    except RunFailedError as error:
+        return _tell(error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        print("\ngemma-distill: interrupted, the same command goes on from there", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _tell(error: Exception, code: int) -> int:
+    print(f"gemma-distill: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

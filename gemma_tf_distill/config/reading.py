@@ -1,0 +1,120 @@
+"""Reads a config from YAML and overrides; says which key is wrong, and what was probably meant."""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from gemma_tf_distill.config.sections import Config
+from gemma_tf_distill.errors import ConfigError
+
+
+def _expected(hint: Any) -> str:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "none"}
+    names = []
+    for option in options:
+        if typing.get_origin(option) is tuple:
+            names.append("a list of " + {"text": "texts", "a whole number": "whole numbers"}[_expected(typing.get_args(option)[0])])
+        else:
+            names.append(words.get(option, "a section"))
+    return " or ".join(names)
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """`value` as the annotation wants it; raises ConfigError where it is of another type."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
+            return _build(option, value, key + ".")
+        if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
+            item = typing.get_args(option)[0]
+            return tuple(_convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))
+        if option in (str, bool, types.NoneType) and isinstance(value, option):
+            return value
+        if option is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    raise ConfigError(f"{key} must be {_expected(hint)}, not {value!r}")
+
+
+def _unknown(key: str, known: Iterable[str], prefix: str) -> ConfigError:
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(known)}"
+    return ConfigError(f"unknown config key {prefix}{key}: {hint}")
+
+
+def _build(cls: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise _unknown(str(key), hints, prefix)
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in values:
+            raise ConfigError(f"config key {prefix}{field.name} is missing: it must be {_expected(hints[field.name])}")
+    return cls(**{key: _convert(value, hints[key], prefix + key) for key, value in values.items()})
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """Checks `values` and makes a Config of them.
+
+    Raises:
+      ConfigError: for an unknown key (the nearest known one is suggested), a wrong type, or a value out of range.
+    """
+    return _build(Config, values)
+
+
+def section_from_json(cls: type, text: str, section: str) -> Any:
+    """One section of a config from the JSON that `Config.to_json` wrote, as a component receives it."""
+    return _build(cls, json.loads(text)[section], section + ".")
+
+
+def recipes() -> dict[str, pathlib.Path]:
+    """The shipped recipes: name to path."""
+    folder = pathlib.Path(__file__).resolve().parents[2] / "tfx_pipeline" / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
+    """Reads a config from a YAML file or a shipped recipe's name.
+
+    Args:
+      source: a path, or the name of a recipe such as `demo`.
+      overrides: `section.key=value` each, the value in YAML.
+
+    Raises:
+      ConfigError: if there is no such file or recipe, it is not YAML, or its content is wrong.
+    """
+    path = recipes().get(source) or pathlib.Path(source)
+    if not path.is_file():
+        raise ConfigError(f"no config at {source!r}, and no recipe of that name: shipped are {', '.join(recipes())}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source} must hold config keys such as name and teacher, not {values!r}")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set takes section.key=value, not {override!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {key}: {text!r} is not a YAML value") from error
+        *sections, last = key.split(".")
+        node = values
+        for section in sections:
+            child = node.get(section)
+            node[section] = node = dict(child) if isinstance(child, dict) else {}
+        node[last] = value
+    return config_from_dict(values)

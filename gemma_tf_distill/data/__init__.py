@@ -1,0 +1,1 @@
+"""Text in, token windows out: reading corpora, splitting, packing, and batches for training."""

@@ -1,0 +1,81 @@
+"""The student as a LiteRT `.tflite`, with the signatures and the cache layout that LiteRT-LM reads."""
+
+import tempfile
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.export.files import write_bytes
+from gemma_tf_distill.export.litert_runtime import DECODE, cache_names, prefill_name
+from gemma_tf_distill.export.native_output import native_output_to_log
+from gemma_tf_distill.gemma.functional import GemmaShape, hidden_states, logits, shape_of, weights_of
+from gemma_tf_distill.gemma.model import Gemma
+
+# A flatbuffer addresses its content with signed 32-bit offsets.
+FLATBUFFER_LIMIT = 2**31 - 1
+# The graph beside the weights: some hundred operations a layer in every signature.
+_GRAPH_BYTES = 16 * 2**20
+
+
+# The converter makes one EMBEDDING_LOOKUP of it, which can be quantised; a plain GATHER cannot.
+@tf.function(experimental_implements="embedding_matmul")
+def _embedding_lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    return tf.gather(table, ids)
+
+
+def _signature(
+    shape: GemmaShape, weights: dict[str, tf.Variable], length: int, context_length: int, with_logits: bool
+) -> tf.types.experimental.ConcreteFunction:
+    cache_spec = [1, shape.num_key_value_heads, context_length, shape.head_dim]
+    names = [cache_names(layer) for layer in range(shape.num_layers)]
+
+    def run(tokens: tf.Tensor, input_pos: tf.Tensor, **caches: tf.Tensor) -> dict[str, tf.Tensor]:
+        cache = tuple((caches[keys], caches[values]) for keys, values in names)
+        hidden, cache = hidden_states(shape, weights, tokens, cache, slots=input_pos, lookup=_embedding_lookup)
+        outputs = {name: value for pair, layer in zip(names, cache, strict=True) for name, value in zip(pair, layer, strict=True)}
+        if with_logits:
+            scores = logits(shape, weights, tf.reshape(hidden, [length, shape.hidden_dim]))
+            outputs["logits"] = tf.reshape(scores, [1, length, shape.vocabulary_size])
+        return outputs
+
+    return tf.function(run, autograph=False).get_concrete_function(
+        tokens=tf.TensorSpec([1, length], tf.int32, name="tokens"),
+        input_pos=tf.TensorSpec([length], tf.int32, name="input_pos"),
+        **{name: tf.TensorSpec(cache_spec, tf.float32, name=name) for pair in names for name in pair},
+    )
+
+
+def export_litert(gemma: Gemma, path: str, *, context_length: int, prefill_lengths: Sequence[int]) -> None:
+    """Writes a model as a float32 `.tflite` of builtin operations only, whole or not at all; the tied embedding is in it once.
+
+    Signatures: `prefill_N` for every length and `decode` (N = 1). Inputs: `tokens` int32 [1, N]; `input_pos` int32 [N], their
+    positions in the context, consecutive; `kv_cache_k_I` and `kv_cache_v_I` float32 [1, kv_heads, context_length, head_dim] for
+    every layer. Outputs: the caches with the tokens in them, and from `decode` `logits` float32 [1, 1, V]. Tokens that only fill a
+    `prefill_N` up do no harm while they come last and fit in the context: their slots are written again before they are seen.
+
+    Raises:
+      ConfigError: before converting, if the file would be over the 2 GB that a flatbuffer can hold.
+    """
+    shape, weights = shape_of(gemma), weights_of(gemma)
+    check_size(sum(value.nbytes for value in weights.values()))
+    module = tf.Module()
+    module.weights = {name: tf.Variable(value, trainable=False) for name, value in weights.items()}
+    del weights
+    signatures = {prefill_name(length): _signature(shape, module.weights, length, context_length, False) for length in prefill_lengths}
+    signatures[DECODE] = _signature(shape, module.weights, 1, context_length, True)
+    with tempfile.TemporaryDirectory() as folder, native_output_to_log("LiteRT converter"):
+        tf.saved_model.save(module, folder, signatures=signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        content = converter.convert()
+    write_bytes(path, content)
+
+
+def check_size(weight_bytes: int) -> None:
+    """Raises ConfigError where weights of so many bytes do not fit in one flatbuffer."""
+    if weight_bytes + _GRAPH_BYTES > FLATBUFFER_LIMIT:
+        raise ConfigError(
+            f"the student's weights take {weight_bytes / 1e9:.1f} GB in float32, and a .tflite holds 2.1 GB at the most: keep fewer words "
+            "(student.vocabulary) or layers (student.layers), or leave tflite out of export.formats"
+        )

@@ -1,0 +1,156 @@
+"""Runs a `.tflite` of a Gemma 3 in LiteRT. Imports neither TensorFlow nor Keras, so that it starts at once."""
+
+import functools
+import mmap
+import os
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gemma_tf_distill.errors import MissingExtraError, WeightsError
+from gemma_tf_distill.export.native_output import native_output_to_log, silence_native_output_at_exit
+
+DECODE = "decode"
+_PREFILL = "prefill_"
+_CACHE = "kv_cache_"
+
+
+def prefill_name(length: int) -> str:
+    """Name of the signature that reads `length` tokens at once."""
+    return f"{_PREFILL}{length}"
+
+
+def cache_names(layer: int) -> tuple[str, str]:
+    """Names of a layer's keys and values among the inputs and outputs of every signature, as LiteRT-LM reads them."""
+    return f"{_CACHE}k_{layer}", f"{_CACHE}v_{layer}"
+
+
+@functools.cache
+def _environment() -> Any:
+    """One LiteRT environment for the process: each one that is made or goes prints lines of its own."""
+    import ai_edge_litert
+    from ai_edge_litert.environment import Environment, EnvironmentOptions
+
+    silence_native_output_at_exit()
+    return Environment.create(options=EnvironmentOptions(runtime_path=os.path.dirname(ai_edge_litert.__file__)))
+
+
+class LiteRtModel:
+    """A loaded `.tflite` and its cache. It holds one sequence; a sequence begins anew at position 0.
+
+    Attributes:
+      context_length: tokens that the cache holds.
+      vocabulary_size: words that a prediction ranks.
+      prefill_lengths: lengths of the prefill signatures, rising.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int | None = None):
+        """Loads a file.
+
+        Args:
+          path: a local file that `export_litert` wrote.
+          threads: threads that the CPU may use; none: as many as there are processors.
+
+        Raises:
+          MissingExtraError: if ai-edge-litert is not installed.
+          WeightsError: if the file is not a `.tflite`, is damaged, or holds another kind of model.
+        """
+        try:
+            from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, HardwareAccelerator, Options
+        except ImportError as error:
+            raise MissingExtraError("ai-edge-litert", "litert", "running a .tflite") from error
+        path = os.fspath(path)
+        _check_whole(path)
+        options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=CpuOptions(num_threads=threads or os.cpu_count() or 1))
+        with native_output_to_log("LiteRT"):
+            try:
+                model = CompiledModel.from_file(path, environment=_environment(), options=options)
+            except RuntimeError as error:
+                raise WeightsError(f"{path} cannot be loaded by LiteRT ({' '.join(str(error).split())}): export it again") from error
+            signatures = model.get_signature_list()
+            if not {"tokens", "input_pos"} <= set(signatures.get(DECODE, {}).get("inputs", ())):
+                raise WeightsError(
+                    f"{path} is a .tflite without the language model signature {DECODE} (it has: {', '.join(signatures) or 'none'}): "
+                    "give a model.tflite that this project exported"
+                )
+            shapes = {name: tuple(tensor["shape"]) for name, tensor in model.get_input_tensor_details(DECODE).items()}
+            names = [name for name in shapes if name.startswith(_CACHE)]
+            self._model = model
+            # Pairs of what is read and what is written next.
+            self._caches = {
+                name: (model.create_input_buffer_by_name(DECODE, name), model.create_output_buffer_by_name(DECODE, name)) for name in names
+            }
+            self._inputs = {
+                signature: {name: model.create_input_buffer_by_name(signature, name) for name in ("tokens", "input_pos")}
+                for signature in signatures
+            }
+            self._logits = model.create_output_buffer_by_name(DECODE, "logits")
+            for name, (buffer, _) in self._caches.items():
+                # Slots that were never written are masked, but a NaN in them would not stay masked.
+                buffer.write(np.zeros(shapes[name], np.float32))
+        self.context_length = int(shapes[names[0]][2])
+        self.vocabulary_size = int(model.get_output_tensor_details(DECODE)["logits"]["shape"][-1])
+        self.prefill_lengths = sorted(int(name.removeprefix(_PREFILL)) for name in signatures if name.startswith(_PREFILL))
+
+    def prefill(self, ids: Sequence[int], position: int = 0) -> None:
+        """Reads tokens that take the positions from `position` on.
+
+        The longest signature that fits is run as often as it fits; what remains is filled up to the shortest signature that
+        holds it, where the context has room for that, and decoded one by one elsewhere.
+        """
+        done = 0
+        while done < len(ids):
+            remaining, room = len(ids) - done, self.context_length - position - done
+            fitting = [length for length in self.prefill_lengths if length <= remaining]
+            holding = [length for length in self.prefill_lengths if remaining < length <= room]
+            if fitting:
+                length, taken = fitting[-1], fitting[-1]
+            elif holding and remaining > 1:
+                length, taken = holding[0], remaining
+            else:
+                self.decode(ids[done], position + done)
+                done += 1
+                continue
+            tokens = list(ids[done : done + taken]) + [0] * (length - taken)
+            self._run(prefill_name(length), tokens, position + done, {})
+            done += taken
+
+    def decode(self, token: int, position: int) -> np.ndarray:
+        """Reads one token at `position`; returns the scores of all words for the next one, float32 [V]."""
+        self._run(DECODE, [token], position, {"logits": self._logits})
+        return self._logits.read(self.vocabulary_size, np.float32)
+
+    def _run(self, signature: str, tokens: Sequence[int], position: int, outputs: dict[str, Any]) -> None:
+        if position + len(tokens) > self.context_length:
+            raise ValueError(f"position {position} and {len(tokens)} tokens are over the context of {self.context_length}")
+        inputs = self._inputs[signature]
+        inputs["tokens"].write(np.asarray([tokens], np.int32))
+        inputs["input_pos"].write(np.arange(position, position + len(tokens), dtype=np.int32))
+        before = {name: pair[0] for name, pair in self._caches.items()}
+        after = {name: pair[1] for name, pair in self._caches.items()}
+        self._model.run_by_name(signature, {**inputs, **before}, {**outputs, **after})
+        # What was written is read next; nothing is copied.
+        self._caches = {name: (written, read) for name, (read, written) in self._caches.items()}
+
+
+def _check_whole(path: str) -> None:
+    """Raises WeightsError unless every buffer of a `.tflite` lies inside the file: LiteRT itself crashes on a truncated one."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    damaged = WeightsError(f"{path} is not a whole .tflite ({os.path.getsize(path)} bytes): copy or export it again")
+    if os.path.getsize(path) < 8:
+        raise damaged
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[4:8] != b"TFL3":
+            raise damaged
+        try:
+            model = schema.Model.GetRootAs(content)
+            for index in range(model.BuffersLength()):
+                table = model.Buffers(index)._tab
+                field = table.Offset(4)  # Buffer.data, the first field of the table
+                if field and table.Vector(field) + table.VectorLen(field) > len(content):
+                    raise damaged
+        except (struct.error, IndexError, ValueError, TypeError) as error:
+            raise damaged from error

@@ -1,0 +1,105 @@
+"""The student as a SavedModel: text in, text out, and the Evaluator's sums. It loads with tensorflow and tensorflow-text alone."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from gemma_tf_distill.export.decoding import greedy_completions
+from gemma_tf_distill.export.files import published
+from gemma_tf_distill.export.text import stop_ids
+from gemma_tf_distill.export.token_sums import token_sums
+from gemma_tf_distill.gemma.functional import shape_of, weights_of
+from gemma_tf_distill.gemma.model import Gemma
+
+SERVING = "serving_default"
+GENERATE = "generate"
+EVAL = "eval"
+
+
+def _graph(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
+    # Without AutoGraph, which would take most of the tracing time: loops are written as tf.while_loop.
+    return tf.function(input_signature=signature, autograph=False)
+
+
+class ServingModule(tf.Module):
+    """What `export_saved_model` saves. The attributes named here are there after loading, too.
+
+    Attributes:
+      context_length: int32 [], tokens that prompt and completion may have together.
+    """
+
+    def __init__(self, gemma: Gemma, *, context_length: int, max_new_tokens: int, window: int, top_k: int):
+        """Copies the weights of `gemma`; see `export_saved_model` for the rest."""
+        # The graph's tokenizer is a TensorFlow operation that only this package registers.
+        import tensorflow_text
+
+        super().__init__()
+        self._shape = shape_of(gemma)
+        # All of them, not only the trainable ones: SavedModel drops what is not tracked without a word.
+        self._weights = {name: tf.Variable(value, trainable=False) for name, value in weights_of(gemma).items()}
+        # FastSentencepieceTokenizer builds for this BPE model and returns wrong ids.
+        self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=gemma.tokenizer.proto, out_type=tf.int32)
+        self._bos_id = gemma.tokenizer.bos_id
+        self._stops = stop_ids(gemma.tokenizer)
+        self._max_new_tokens = max_new_tokens
+        self._window, self._top_k = window, top_k
+        self.context_length = tf.Variable(context_length, trainable=False)
+
+    def _prompt_ids(self, prompt: tf.Tensor) -> tf.RaggedTensor:
+        ids = self._tokenizer.tokenize(prompt)
+        return tf.concat([tf.fill([tf.shape(prompt)[0], 1], self._bos_id), ids], axis=1)
+
+    @_graph(tf.TensorSpec([None], tf.string, name="prompt"))
+    def serve(self, prompt: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The signature `serving_default`."""
+        # By way of `generate`, so that the graph holds the decoder once.
+        return {"text": self.generate(prompt, tf.constant(self._max_new_tokens))["text"]}
+
+    @_graph(tf.TensorSpec([None], tf.string, name="prompt"), tf.TensorSpec([], tf.int32, name="max_new_tokens"))
+    def generate(self, prompt: tf.Tensor, max_new_tokens: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The signature `generate`."""
+        max_new_tokens = tf.clip_by_value(max_new_tokens, 1, self.context_length - 1)
+        ids = self._prompt_ids(prompt)
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        # <bos> stays, since without it a Gemma is lost, and the end of the prompt.
+        first = tf.maximum(lengths - (self.context_length - max_new_tokens - 1), 1)
+        positions = tf.ragged.range(lengths)
+        kept = tf.ragged.boolean_mask(ids, tf.logical_or(positions == 0, positions >= first[:, tf.newaxis]))
+        found = greedy_completions(self._shape, self._weights, kept, max_new_tokens, self._stops)
+        return {"text": self._tokenizer.detokenize(found), "token_ids": found.to_tensor()}
+
+    @_graph(tf.TensorSpec([None], tf.string, name="examples"))
+    def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The signature `eval`."""
+        return token_sums(self._shape, self._weights, examples, self._window, self._top_k)
+
+    @_graph(tf.TensorSpec([None], tf.string, name="prompt"))
+    def count_tokens(self, prompt: tf.Tensor) -> tf.Tensor:
+        """Tokens of each prompt, `<bos>` included: string [B] to int32 [B]. Not a signature, but there after loading."""
+        return tf.cast(self._prompt_ids(prompt).row_lengths(), tf.int32)
+
+
+def export_saved_model(gemma: Gemma, path: str, *, context_length: int, max_new_tokens: int, window: int, top_k: int) -> None:
+    """Writes a model as a float32 SavedModel, whole or not at all.
+
+    Signatures:
+      `serving_default`: `prompt` string [B] to `text` string [B], the completions without their prompts. Greedy; a completion ends
+        before `<eos>` or `<end_of_turn>`, or after `max_new_tokens`. A prompt may be empty or no UTF-8 (what is not becomes
+        U+FFFD). Of a prompt that leaves no room for `max_new_tokens` in the context only the end is read: its last
+        `context_length - max_new_tokens - 1` tokens, after `<bos>`.
+      `generate`: the same with `max_new_tokens` int32 [] as a second input (clipped to 1 ... context_length - 1), and also
+        `token_ids` int32 [B, n], the completions' ids with zeros at the right.
+      `eval`: `examples` string [B], scored windows, to the sums that `token_sums` describes, float32 [B] each.
+
+    Args:
+      gemma: the model.
+      path: the folder to write; what was there is replaced.
+      context_length: tokens that prompt and completion may have together.
+      max_new_tokens: tokens that `serving_default` adds at the most.
+      window: tokens in the windows that `eval` reads.
+      top_k: teacher words a token in those windows.
+    """
+    module = ServingModule(gemma, context_length=context_length, max_new_tokens=max_new_tokens, window=window, top_k=top_k)
+    signatures = {SERVING: module.serve, GENERATE: module.generate, EVAL: module.evaluate}
+    with published(path) as beside:
+        tf.saved_model.save(module, beside, signatures=signatures)

@@ -1,0 +1,74 @@
+"""What the Evaluator measures: sums over a window's tokens, one window at a time, so that they can be added and divided later."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow as tf
+
+from gemma_tf_distill.data.examples import labels_and_mask, parse_scored
+from gemma_tf_distill.gemma.functional import GemmaShape, hidden_states, logits
+from gemma_tf_distill.transfer.divergences import top_k_forward_kl
+
+# TFMA may send a thousand windows at once: hidden states are made for about this many tokens at a time, and logits for so many numbers.
+_TOKENS_AT_A_TIME = 2_048
+_LOGITS_AT_A_TIME = 2**24
+
+SUMS = ("nll_sum", "kl_sum", "top1_hits", "teacher_nll_sum", "token_count")
+
+
+def token_sums(shape: GemmaShape, weights: Mapping[str, tf.Tensor], examples: tf.Tensor, window: int, top_k: int) -> dict[str, tf.Tensor]:
+    """Evaluates scored windows.
+
+    Args:
+      shape: the model's shape.
+      weights: its weights (see `gemma.functional.weights_of`).
+      examples: string [B], serialized tf.Examples (see `data.examples.scored_example`).
+      window: tokens in a window.
+      top_k: teacher words a token.
+
+    Returns:
+      float32 [B] each, sums over the labels that count (neither padding nor `<bos>`), in nats: `nll_sum`, the cross-entropy;
+      `kl_sum`, KL(teacher || student) over the teacher's words and one tail bucket; `top1_hits`, tokens where student and
+      teacher rank the same word first; `teacher_nll_sum`, the teacher's own cross-entropy; `token_count`.
+    """
+    batch = parse_scored(examples, window, top_k)
+    labels, mask = labels_and_mask(batch["tokens"])
+    predictions = window - 1
+
+    def windows(tokens: tf.Tensor, labels: tf.Tensor, teacher_ids: tf.Tensor, teacher_log_probs: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        hidden, _ = hidden_states(shape, weights, tokens)
+
+        def terms(hidden: tf.Tensor, labels: tf.Tensor, teacher_ids: tf.Tensor, teacher_log_probs: tf.Tensor) -> tf.Tensor:
+            scores = logits(shape, weights, hidden)
+            log_probs = tf.nn.log_softmax(scores)
+            nll = -tf.gather(log_probs, labels, batch_dims=1)
+            kl = top_k_forward_kl(log_probs, teacher_ids, teacher_log_probs)
+            hits = tf.cast(tf.argmax(scores, axis=-1, output_type=tf.int32) == teacher_ids[:, 0], tf.float32)
+            return tf.stack([nll, kl, hits], axis=-1)
+
+        flat = [
+            tf.reshape(hidden, [-1, shape.hidden_dim]),
+            tf.reshape(labels, [-1]),
+            tf.reshape(teacher_ids, [-1, top_k]),
+            tf.reshape(teacher_log_probs, [-1, top_k]),
+        ]
+        found = _in_chunks(terms, flat, max(1, _LOGITS_AT_A_TIME // shape.vocabulary_size), 3)
+        return tf.reduce_sum(tf.reshape(found, [-1, predictions, 3]) * mask[:, :, tf.newaxis], axis=1)
+
+    inputs = [batch["tokens"][:, :-1], labels, batch["teacher_ids"], batch["teacher_log_probs"], mask]
+    nll, kl, hits = tf.unstack(_in_chunks(windows, inputs, max(1, _TOKENS_AT_A_TIME // predictions), 3), axis=-1)
+    teacher_nll = -tf.reduce_sum(batch["teacher_label_log_prob"] * mask, axis=-1)
+    return dict(zip(SUMS, (nll, kl, hits, teacher_nll, tf.reduce_sum(mask, axis=-1)), strict=True))
+
+
+def _in_chunks(function: Callable[..., tf.Tensor], tensors: Sequence[tf.Tensor], size: int, width: int) -> tf.Tensor:
+    """Applies `function` to at most `size` rows of `tensors` at a time; it makes float32 [rows, width], and so does this."""
+    rows = tf.shape(tensors[0])[0]
+    chunks = -(-rows // size)
+
+    def step(index: tf.Tensor, results: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        return index + 1, results.write(index, function(*(tensor[index * size : (index + 1) * size] for tensor in tensors)))
+
+    results = tf.TensorArray(tf.float32, size=chunks, infer_shape=False, element_shape=[None, width])
+    # One at a time: parallel iterations would hold several chunks of logits at once.
+    _, results = tf.while_loop(lambda index, _: index < chunks, step, (tf.constant(0), results), parallel_iterations=1)
+    return results.concat()

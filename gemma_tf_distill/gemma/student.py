@@ -1,0 +1,118 @@
+"""Students: the teacher with fewer words, fewer layers, or the same kind of model with sizes and weights of its own."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import keras
+import keras_hub
+
+from gemma_tf_distill.config import StudentConfig
+from gemma_tf_distill.errors import ConfigError, WeightsError
+from gemma_tf_distill.gemma.model import LAYER_PERIOD, Gemma, architecture, is_local
+from gemma_tf_distill.gemma.presets import preset_architecture
+from gemma_tf_distill.gemma.vocabulary import Vocabulary
+
+
+def trim_teacher(teacher: Gemma, vocabulary: Vocabulary) -> Gemma:
+    """The teacher with the embedding rows of `vocabulary` only; its logits are the teacher's at those words.
+
+    Raises:
+      WeightsError: if the vocabulary was not made from this teacher's.
+    """
+    return _from_layers(teacher, range(teacher.backbone.num_layers), vocabulary, teacher.backbone.dtype_policy.name)
+
+
+def build_student(config: StudentConfig, teacher: Gemma, vocabulary: Vocabulary, seed: int, dtype: str = "float32") -> Gemma:
+    """The student that a config describes, before training.
+
+    Args:
+      config: its `layers` (or none: all of them) start from the teacher's weights; `preset` and `sizes` from random ones.
+      teacher: its weights and config are copied, never changed.
+      vocabulary: the student's words.
+      seed: of the random weights; Keras', numpy's and Python's global generators are set to it where there are any.
+      dtype: Keras' policy for weights and computation, such as `float32` or `mixed_bfloat16`.
+
+    Raises:
+      ConfigError: for layers that the teacher lacks or that break its pattern of local and global layers.
+      WeightsError: for an unknown preset, or if the vocabulary was not made from this teacher's.
+    """
+    if config.preset is not None:
+        sizes = preset_architecture(config.preset, "student.preset")
+    elif config.sizes is not None:
+        sizes = architecture(vocabulary_size=len(vocabulary.kept_ids), **dataclasses.asdict(config.sizes))
+    else:
+        layers = range(teacher.backbone.num_layers) if config.layers is None else config.layers
+        return _from_layers(teacher, layers, vocabulary, dtype)
+    _check_vocabulary(teacher, vocabulary)
+    keras.utils.set_random_seed(seed)
+    backbone = keras_hub.models.Gemma3Backbone(**sizes | {"vocabulary_size": len(vocabulary.kept_ids)}, dtype=dtype)
+    return Gemma(backbone, vocabulary.tokenizer)
+
+
+def check_layers(layers: Sequence[int], num_layers: int) -> None:
+    """Checks that every kept layer exists and lands on an index of its own kind.
+
+    KerasHub makes a layer local or global by its index, so the fifth kept layer, say, must be a local one of the teacher's.
+
+    Args:
+      layers: the teacher's layers to keep, in rising order.
+      num_layers: of the teacher, such as `describe_source(source)["num_layers"]`.
+
+    Raises:
+      ConfigError: naming the layer, its kind, its place's kind, and a subset of the same length that works.
+    """
+    layers = list(layers)
+    for place, layer in enumerate(layers):
+        if layer >= num_layers:
+            advice = f"try {_nearest_layers(layers, num_layers)}" if len(layers) <= num_layers else f"keep at most {num_layers}"
+            raise ConfigError(f"student.layers names layer {layer}, but the teacher has layers 0 to {num_layers - 1}: {advice}")
+        if _kind(layer) != _kind(place):
+            raise ConfigError(
+                f"student.layers puts the teacher's {_kind(layer)} layer {layer} in place {place}, which is {_kind(place)} "
+                f"(every {LAYER_PERIOD}th layer is global): try {_nearest_layers(layers, num_layers)}"
+            )
+
+
+def _kind(index: int) -> str:
+    return "local" if is_local(index, {"use_sliding_window_attention": True}) else "global"
+
+
+def _nearest_layers(layers: Sequence[int], num_layers: int) -> list[int]:
+    """The rising subset of the same length, each layer of its place's kind, that is nearest by the sum of index distances."""
+    # best[layer]: cost and layers of the best choice for the places so far that ends at or before `layer`.
+    best: list[tuple[float, list[int]]] = [(0, [])] * (num_layers + 1)
+    for place, wanted in enumerate(layers):
+        following: list[tuple[float, list[int]]] = [(math.inf, [])]
+        for layer in range(num_layers):
+            cost, chosen = best[layer]
+            candidate = (cost + abs(layer - wanted), [*chosen, layer])
+            fits = _kind(layer) == _kind(place) and len(chosen) == place
+            following.append(min(following[-1], candidate) if fits else following[-1])
+        best = following
+    return best[num_layers][1]
+
+
+def _from_layers(teacher: Gemma, layers: Sequence[int], vocabulary: Vocabulary, dtype: str) -> Gemma:
+    check_layers(layers, teacher.backbone.num_layers)
+    _check_vocabulary(teacher, vocabulary)
+    config = teacher.config | {"num_layers": len(layers), "vocabulary_size": len(vocabulary.kept_ids), "dtype": dtype}
+    for name in ("name", "trainable"):
+        config.pop(name, None)
+    backbone = keras_hub.models.Gemma3Backbone(**config)
+    backbone.token_embedding.embeddings.assign(keras.ops.take(teacher.backbone.token_embedding.embeddings, vocabulary.kept_ids, axis=0))
+    backbone.layer_norm.scale.assign(teacher.backbone.layer_norm.scale)
+    for place, layer in enumerate(layers):
+        source, target = teacher.backbone.transformer_layers[layer], backbone.transformer_layers[place]
+        for weight, value in zip(target.weights, source.weights, strict=True):
+            weight.assign(value)
+    return Gemma(backbone, vocabulary.tokenizer)
+
+
+def _check_vocabulary(teacher: Gemma, vocabulary: Vocabulary) -> None:
+    if int(vocabulary.kept_ids[-1]) < teacher.tokenizer.vocabulary_size:
+        theirs = (teacher.tokenizer.piece(index) for index in vocabulary.kept_ids.tolist())
+        ours = (vocabulary.tokenizer.piece(index) for index in range(len(vocabulary.kept_ids)))
+        if all(mine == other for mine, other in zip(ours, theirs, strict=True)):
+            return
+    raise WeightsError("the vocabulary was made from another teacher's: its words are not the teacher's at their ids")

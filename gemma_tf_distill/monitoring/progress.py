@@ -1,0 +1,37 @@
+"""Progress of long steps, as JSON lines that any process of a run may add to and the command line shows to a person."""
+
+import json
+import os
+import time
+from typing import Any
+
+ENVIRONMENT_VARIABLE = "GEMMA_DISTILL_PROGRESS"
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Adds one line to the file that `GEMMA_DISTILL_PROGRESS` names; nothing happens where it is not set.
+
+    Args:
+      event: `node` (a pipeline node changed state), `progress` (a long step went on) or `error`.
+      **fields: what JSON can hold.
+    """
+    path = os.environ.get(ENVIRONMENT_VARIABLE)
+    if not path:
+        return
+    line = json.dumps({"time": time.time(), "event": event, **fields})
+    # One write of one line in append mode: lines of several processes do not mix.
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def progress(task: str, done: int, total: int | None = None, *, unit: str = "tokens", **figures: float) -> None:
+    """Says how far a long step is.
+
+    Args:
+      task: what is under way, such as `student` or `teacher targets`.
+      done: units done since the step began.
+      total: units in all, where known.
+      unit: what is counted.
+      **figures: numbers worth seeing while it runs, such as `loss` (nats a token).
+    """
+    emit("progress", task=task, done=done, total=total, unit=unit, figures=figures)

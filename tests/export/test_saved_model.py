@@ -1,0 +1,185 @@
+"""The SavedModel writes what the student would write, and measures what the student would measure."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gemma_tf_distill.data.examples import scored_example
+from gemma_tf_distill.export import decoding
+from gemma_tf_distill.export.saved_model import export_saved_model
+from gemma_tf_distill.export.text import stop_ids
+from gemma_tf_distill.gemma.functional import shape_of, weights_of
+from gemma_tf_distill.gemma.model import Gemma
+
+CONTEXT, NEW, WINDOW, TOP_K = 64, 10, 24, 8  # of the `pushed` fixture
+PROMPTS = ["Returns the", "", "The quick brown fox jumps over", "naïve ☕ 漢字 \U0001f600"]
+
+
+@pytest.fixture(scope="module")
+def loaded(pushed):
+    return tf.saved_model.load(str(pushed / "saved_model"))
+
+
+def serve(loaded, prompts: Sequence[str | bytes]) -> list[str]:
+    text = loaded.signatures["serving_default"](prompt=tf.constant(prompts))["text"]
+    return [value.decode() for value in text.numpy()]
+
+
+@pytest.fixture(scope="module")
+def greedy(tiny_teacher):
+    """Greedy decoding without a cache, by KerasHub's forward pass over all that there is so far."""
+    logits = tf.function(tiny_teacher.logits)
+
+    def complete(prompt_ids: list[int], new: int = NEW) -> list[int]:
+        ids = [tiny_teacher.tokenizer.bos_id, *prompt_ids]
+        for _ in range(new):
+            # Padded to one length, which is traced once; padding on the right changes nothing.
+            padded = np.zeros([1, CONTEXT], "int32")
+            padded[0, : len(ids)] = ids
+            token = int(logits(padded, padded != 0)[0, len(ids) - 1].numpy().argmax())
+            if token in stop_ids(tiny_teacher.tokenizer):
+                break
+            ids.append(token)
+        return ids[1 + len(prompt_ids) :]
+
+    return complete
+
+
+@pytest.fixture(scope="module")
+def completion(tiny_teacher, greedy):
+    """The text that `greedy` makes of a prompt."""
+    return lambda prompt: tiny_teacher.tokenizer.decode(greedy(tiny_teacher.tokenizer.encode(prompt)))
+
+
+def test_a_ragged_batch_gets_the_completions_of_its_rows(loaded, completion):
+    found = serve(loaded, PROMPTS)
+    assert found == [completion(prompt) for prompt in PROMPTS]
+    assert len(set(found)) > 1
+
+
+def test_generate_takes_the_number_of_new_tokens(tiny_teacher, loaded, greedy):
+    found = loaded.signatures["generate"](prompt=tf.constant(["Returns the"]), max_new_tokens=tf.constant(5))
+    ids = greedy(tiny_teacher.tokenizer.encode("Returns the"), 5)
+    assert found["token_ids"].numpy().tolist() == [ids]
+    assert found["text"].numpy()[0].decode() == tiny_teacher.tokenizer.decode(ids)
+
+
+def test_a_prompt_longer_than_the_context_keeps_its_end(tiny_teacher, loaded, greedy, completion):
+    prompt = "Parameters of the mean of the values along an axis. " * 5 + "Returns the"
+    ids = tiny_teacher.tokenizer.encode(prompt)
+    assert len(ids) > CONTEXT
+    kept = tiny_teacher.tokenizer.decode(greedy(ids[-(CONTEXT - NEW - 1) :]))
+    assert serve(loaded, [prompt, "Returns the"]) == [kept, completion("Returns the")]
+
+
+def test_bytes_that_are_not_utf8_become_the_replacement_character(loaded, completion):
+    prompt = b"Returns \xff\xfe the \xc3"
+    assert serve(loaded, [prompt]) == [completion(prompt.decode(errors="replace"))]
+
+
+def test_an_empty_batch_has_no_completions(loaded):
+    assert serve(loaded, tf.zeros([0], tf.string)) == []
+
+
+def test_a_megabyte_of_one_character_is_answered(loaded):
+    assert len(serve(loaded, ["a" * 2**20])) == 1
+
+
+def test_a_completion_ends_before_a_stop_token(tiny_teacher):
+    shape, weights = shape_of(tiny_teacher), weights_of(tiny_teacher)
+    prompts = [[tiny_teacher.tokenizer.bos_id, *tiny_teacher.tokenizer.encode(prompt)] for prompt in PROMPTS]
+    ragged = tf.ragged.constant(prompts, tf.int32)
+    endless = decoding.greedy_completions(shape, weights, ragged, NEW, ()).to_list()
+    assert {len(row) for row in endless} == {NEW}
+    stop = endless[0][3]
+    stopped = decoding.greedy_completions(shape, weights, ragged, NEW, (stop,)).to_list()
+    assert stopped == [row[: row.index(stop)] if stop in row else row for row in endless]
+    assert len(stopped[0]) <= 3
+
+
+def test_a_prompt_read_in_pieces_is_completed_the_same(tiny_teacher, monkeypatch):
+    shape, weights = shape_of(tiny_teacher), weights_of(tiny_teacher)
+    prompts = tf.ragged.constant([[2, *tiny_teacher.tokenizer.encode("The quick brown fox jumps over")], [2, 80, 81]], tf.int32)
+    whole = decoding.greedy_completions(shape, weights, prompts, NEW, ()).to_list()
+    monkeypatch.setattr(decoding, "_PREFILL_PIECE", 4)
+    assert decoding.greedy_completions(shape, weights, prompts, NEW, ()).to_list() == whole
+
+
+def scored_windows(gemma: Gemma, rows: int, noise: float) -> tuple[list[bytes], dict[str, np.ndarray]]:
+    """Windows whose teacher is the model itself with noise on its logits, and the sums that are right for them."""
+    random = np.random.default_rng(7)
+    tokens = random.integers(4, gemma.tokenizer.vocabulary_size, size=(rows, WINDOW))
+    tokens[:, 0] = 2
+    tokens[1, 10:12] = [1, 2]  # two documents in a window
+    tokens[2, 15:] = 0
+    logits = gemma.logits(tokens[:, :-1]).numpy().astype("float64")
+    student = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    logits += noise * random.normal(size=logits.shape)
+    teacher = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    ids = np.argsort(-teacher, axis=-1)[:, :, :TOP_K]
+    labels = tokens[:, 1:]
+    label_log_prob = np.take_along_axis(teacher, labels[..., None], -1)[..., 0]
+    top = np.take_along_axis(teacher, ids, -1).astype("float16").astype("float64")
+    at_top = np.take_along_axis(student, ids, -1)
+    tail, student_tail = 1 - np.exp(top).sum(-1), 1 - np.exp(at_top).sum(-1)
+    kl = (np.exp(top) * (top - at_top)).sum(-1) + tail * np.log(tail / student_tail)
+    mask = (labels != 0) & (labels != 2)
+    sums = {
+        "nll_sum": -(np.take_along_axis(student, labels[..., None], -1)[..., 0] * mask).sum(-1),
+        "kl_sum": (kl * mask).sum(-1),
+        "top1_hits": ((student.argmax(-1) == ids[..., 0]) & mask).sum(-1),
+        "teacher_nll_sum": -(label_log_prob * mask).sum(-1),
+        "token_count": mask.sum(-1),
+    }
+    examples = [scored_example(tokens[i], b"test", ids[i], top[i], label_log_prob[i]).SerializeToString() for i in range(rows)]
+    return examples, sums
+
+
+def test_eval_sums_are_the_formulas(tiny_teacher, loaded):
+    # Over 89 windows of 23 predictions are evaluated in more than one chunk.
+    examples, expected = scored_windows(tiny_teacher, rows=100, noise=0.5)
+    found = loaded.signatures["eval"](examples=tf.constant(examples))
+    assert set(found) == set(expected)
+    assert expected["top1_hits"].sum() < expected["token_count"].sum()
+    for name, value in found.items():
+        assert value.dtype == tf.float32
+        np.testing.assert_allclose(value.numpy(), expected[name], rtol=1e-4, atol=1e-3, err_msg=name)
+
+
+def test_a_student_equal_to_its_teacher_has_no_divergence(tiny_teacher, loaded):
+    examples, _ = scored_windows(tiny_teacher, rows=4, noise=0.0)
+    found = {name: value.numpy() for name, value in loaded.signatures["eval"](examples=tf.constant(examples)).items()}
+    np.testing.assert_array_equal(found["top1_hits"], found["token_count"])
+    # Targets are stored as float16: a log-probability near -5 is off by 2e-3 at the most, the divergence by its square.
+    assert (np.abs(found["kl_sum"]) < 1e-4 * found["token_count"]).all()
+
+
+def test_it_loads_where_only_tensorflow_and_tensorflow_text_are(pushed, completion):
+    program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("gemma_tf_distill", "keras_hub", "sentencepiece", "ai_edge_litert", "tfx"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import tensorflow as tf, tensorflow_text
+serve = tf.saved_model.load({str(pushed / "saved_model")!r}).signatures["serving_default"]
+print(serve(prompt=tf.constant(["Returns the"]))["text"].numpy()[0].decode())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == completion("Returns the") + "\n"
+
+
+def test_a_failed_export_leaves_nothing(tiny_teacher, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_saved_model(tiny_teacher, str(tmp_path / "m"), context_length=16, max_new_tokens=2, window=8, top_k=2)
+    assert list(tmp_path.iterdir()) == []

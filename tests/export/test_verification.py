@@ -1,0 +1,45 @@
+"""Files that compute something else than the student are found out, by name."""
+
+import numpy as np
+import pytest
+
+from gemma_tf_distill.export.samples import sample_completions
+from gemma_tf_distill.export.verification import ParityError, verify_litert, verify_saved_model
+from gemma_tf_distill.gemma.student import trim_teacher
+from gemma_tf_distill.gemma.vocabulary import full_vocabulary
+
+PROMPTS = ["Returns the", "", "naïve"]
+LONG = "Returns the values. " * 30
+
+
+@pytest.fixture(scope="module")
+def another(tiny_teacher):
+    """A model of the same shape that differs in one matrix of the last layer."""
+    copy = trim_teacher(tiny_teacher, full_vocabulary(tiny_teacher.tokenizer))
+    kernel = copy.backbone.transformer_layers[-1].ffw_linear.kernel
+    kernel.assign(np.random.default_rng(9).normal(scale=0.4, size=kernel.shape).astype("float32"))
+    return copy
+
+
+def test_what_was_exported_passes(pushed, tiny_teacher):
+    *short, long = verify_saved_model(str(pushed / "saved_model"), tiny_teacher, [*PROMPTS, LONG], 10)
+    assert [completion.text for completion in short] == sample_completions(tiny_teacher, PROMPTS, 10)
+    for prompt, completion in zip(PROMPTS, short, strict=True):
+        begin = [tiny_teacher.tokenizer.bos_id, *tiny_teacher.tokenizer.encode(prompt)]
+        assert completion.window[: len(begin)] == begin
+        assert tiny_teacher.tokenizer.decode(completion.window[len(begin) :]) == completion.text
+    # A prompt longer than the context is compared as far as the model reads it.
+    assert 54 <= len(long.window) <= 64
+    verify_litert(str(pushed / "model.tflite"), tiny_teacher, [completion.window for completion in (*short, long)])
+
+
+def test_another_models_files_are_named(pushed, another):
+    with pytest.raises(ParityError, match=r"saved_model does not compute what the student computes: after .* nats behind"):
+        verify_saved_model(str(pushed / "saved_model"), another, PROMPTS, 10)
+    window = [2, *np.random.default_rng(1).integers(4, 420, size=20).tolist()]
+    with pytest.raises(ParityError, match=r"model\.tflite does not compute what the student computes: after .* nats behind"):
+        verify_litert(str(pushed / "model.tflite"), another, [window])
+
+
+def test_no_prompts_make_no_samples(tiny_teacher):
+    assert sample_completions(tiny_teacher, [], 10) == []

@@ -1,0 +1,297 @@
+"""The command line, with a stand-in for the process that runs the pipeline (tests/pipeline/test_end_to_end.py has the real one)."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gemma_tf_distill import cli
+from gemma_tf_distill.errors import WeightsError
+from tests.monitoring.test_run_report import REPORT, SAMPLES
+from tfx_pipeline import launcher
+
+PRELUDE = """
+import json, os, pathlib, sys, time
+from gemma_tf_distill.monitoring.progress import emit, progress
+output = pathlib.Path(sys.argv[1])
+"""
+FINISH = f"""
+emit("pipeline", nodes=["CorpusGen", "Distiller"])
+for node, state in [("CorpusGen", "running"), ("CorpusGen", "cached"), ("Distiller", "running"), ("Distiller", "complete")]:
+    emit("node", node=node, state=state)
+print("TFX's noise")
+emit("outcome", report=json.loads({json.dumps(json.dumps(REPORT))}), failures=[], samples=json.loads({json.dumps(json.dumps(SAMPLES))}))
+"""
+
+
+@pytest.fixture
+def child(monkeypatch, tmp_path):
+    """Replaces the process that runs the pipeline by a script; the current folder is an empty one."""
+    monkeypatch.chdir(tmp_path)
+
+    def replace(script: str) -> None:
+        monkeypatch.setattr(
+            launcher, "_command", lambda config, folder, runner: [sys.executable, "-c", PRELUDE + script, str(folder.path), runner]
+        )
+
+    return replace
+
+
+def run(capfd, *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(list(arguments))
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def assert_one_line(err: str) -> None:
+    assert err.startswith("gemma-distill: error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["rnu"], "invalid choice: 'rnu'"),
+        (["run", "--runner", "spark"], "invalid choice: 'spark'"),
+        (["run", "no-such-recipe"], "no config at 'no-such-recipe'"),
+        (["run", "demo", "--set", "corpus.widow=3"], "did you mean corpus.window?"),
+        (["run", "demo", "--set", "corpus.window=big"], "corpus.window must be a whole number, not 'big'"),
+        (["run", "demo", "--set", "nonsense"], "--set takes section.key=value"),
+        (["run", "demo", "extra"], "unrecognized arguments: extra"),
+        (["run", "demo", "--image", "x"], "--image needs --runner vertex"),
+        (["run", "demo", "--output", "/proc/nothing"], "can't be written to"),
+        (["generate", "model"], "required: PROMPT"),
+        (["generate", "model", "text", "--max-new-tokens", "many"], "invalid int value: 'many'"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(child, tmp_path, capfd, arguments, message):
+    child("raise SystemExit('must not be started')")
+    code, out, err = run(capfd, *arguments)
+    assert code == 2
+    assert out == ""
+    assert_one_line(err)
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_shows_its_nodes_and_ends_with_the_table(child, tmp_path, capfd):
+    child(FINISH)
+    code, out, err = run(capfd, "run", "quick")
+    assert (code, err) == (0, "")
+    assert "[ 1/2] CorpusGen unchanged, taken from cache" in out
+    assert "[ 2/2] Distiller done in" in out
+    assert "blessed, pushed to /o/pushed/1" in out
+    assert "teacher   mean of x." in out
+    assert "noise" not in out
+    [log] = (tmp_path / "outputs" / "quick" / "logs").iterdir()
+    assert log.read_text() == "TFX's noise\n"
+
+
+def test_json_lines_are_passed_through(child, tmp_path, capfd):
+    child(FINISH)
+    code, out, err = run(capfd, "run", "quick", "--log", "json", "--output", str(tmp_path / "o"))
+    assert (code, err) == (0, "")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["event"] for event in events] == ["pipeline", "node", "node", "node", "node", "outcome"]
+    assert events[-1]["report"] == REPORT
+    assert [json.loads(line) for line in (tmp_path / "o" / "progress.jsonl").read_text().splitlines()] == events
+
+
+def test_a_model_that_is_not_blessed_has_an_exit_code_of_its_own(child, capfd):
+    child(FINISH.replace('\\"blessed\\": true', '\\"blessed\\": false').replace("failures=[]", 'failures=["too bad"]') + "sys.exit(3)")
+    code, out, err = run(capfd, "run", "quick")
+    assert (code, err) == (3, "")
+    assert "not blessed, and so not pushed:\n  too bad" in out
+
+
+USER_ERROR = """
+(output / "metadata.sqlite").write_text("half")
+emit("error", kind="user", message="the corpus is empty: corpus.source 'text:x' holds no documents")
+sys.exit(2)
+"""
+
+
+def test_a_mistake_that_only_the_run_finds_leaves_nothing(child, tmp_path, capfd):
+    child(USER_ERROR)
+    code, out, err = run(capfd, "run", "quick")
+    assert code == 2
+    assert_one_line(err)
+    assert "the corpus is empty" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_does_not_cost_an_earlier_run(child, tmp_path, capfd):
+    (tmp_path / "o" / "logs").mkdir(parents=True)
+    child(USER_ERROR)
+    assert run(capfd, "run", "quick", "--output", "o")[0] == 2
+    assert (tmp_path / "o" / "logs").is_dir()
+
+
+def test_a_mistake_that_is_found_after_training_does_not_cost_the_student(child, tmp_path, capfd):
+    child('emit("node", node="Distiller", state="complete")' + USER_ERROR)
+    code, _, err = run(capfd, "run", "quick")
+    assert code == 2
+    assert_one_line(err)
+    assert (tmp_path / "outputs" / "quick" / "metadata.sqlite").exists()
+
+
+def test_a_failure_names_the_last_error_and_the_log(child, tmp_path, capfd):
+    child('emit("error", kind="failure", message="ValueError: shapes differ"); sys.exit(1)')
+    code, _, err = run(capfd, "run", "quick")
+    assert code == 1
+    assert_one_line(err)
+    assert "ValueError: shapes differ" in err
+    assert str(tmp_path / "outputs" / "quick" / "logs" / "run-") in err
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("os.kill(os.getpid(), 9)", "ended by SIGKILL: was there enough memory?"),
+        ("os._exit(7)", "exit code 7"),
+        ("sys.exit(0)", "exit code 0"),
+    ],
+)
+def test_a_run_that_ends_without_a_word_is_a_failure(child, capfd, script, message):
+    child(script)
+    code, _, err = run(capfd, "run", "quick")
+    assert code == 1
+    assert_one_line(err)
+    assert message in err
+
+
+def test_the_runner_and_the_environment_reach_the_run(child, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    child('print(sys.argv[2], os.environ["KERAS_BACKEND"], os.environ["GEMMA_DISTILL_PROGRESS"])' + FINISH)
+    assert run(capfd, "run", "quick", "--runner", "beam", "--output", "o")[0] == 0
+    [log] = (tmp_path / "o" / "logs").iterdir()
+    assert log.read_text().splitlines()[0].split() == ["beam", "tensorflow", str(tmp_path / "o" / "progress.jsonl")]
+
+
+STUBBORN = """
+import signal, subprocess
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+below = subprocess.Popen(["sleep", "600"])
+(output / "pids").write_text(f"{os.getpid()} {below.pid}")
+time.sleep(600)
+"""
+
+
+def wait_for(path: pathlib.Path) -> list[int]:
+    for _ in range(200):
+        if path.exists() and path.read_text():
+            return [int(pid) for pid in path.read_text().split()]
+        time.sleep(0.05)
+    raise AssertionError(f"{path} never came")
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_the_command_ends_all_that_it_started(tmp_path, number):
+    # The real child's watch over its standard input is needed for SIGKILL, which the command can't answer.
+    script = PRELUDE + "from tfx_pipeline.local_runner import _exit_with_parent; _exit_with_parent()" + STUBBORN
+    code = (
+        "import sys; from gemma_tf_distill import cli; from tfx_pipeline import launcher;"
+        f"launcher._command = lambda config, folder, runner: [sys.executable, '-c', {script!r}, str(folder.path)];"
+        "sys.exit(cli.main(['run', 'quick', '--output', 'o']))"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    pids = wait_for(tmp_path / "o" / "pids")
+    command.send_signal(number)
+    _, err = command.communicate(timeout=30)
+    assert command.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert "Traceback" not in err
+    if number == signal.SIGINT:
+        assert "the same command goes on from there" in err
+    for _ in range(100):
+        if not any(map(alive, pids)):
+            break
+        time.sleep(0.1)
+    assert not any(map(alive, pids))
+    assert (tmp_path / "o").is_dir()  # For the next run to go on from.
+
+
+def test_two_runs_in_one_folder_are_one_too_many(child, tmp_path, capfd):
+    command = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from tfx_pipeline.output_folder import OutputFolder as O; import pathlib, time\nwith O(pathlib.Path('o')).claim():\n print('claimed', flush=True); time.sleep(60)",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "claimed\n"
+        child(FINISH)
+        code, _, err = run(capfd, "run", "quick", "--output", "o")
+    finally:
+        command.kill()
+        command.communicate()
+    assert code == 2
+    assert_one_line(err)
+    assert "another run is using" in err
+    assert run(capfd, "run", "quick", "--output", "o")[0] == 0
+
+
+class Parrot:
+    format, context_length = "saved_model", 64
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def generate(self, prompt: str, max_new_tokens: int):
+        os.write(2, b"I0000 noise of a C++ library\n")
+        return iter([" mean", f" of {max_new_tokens} values."])
+
+
+def test_generate_prints_prompt_and_completion_only(monkeypatch, capfd):
+    from gemma_tf_distill.export import generation
+
+    monkeypatch.setattr(generation, "load_generator", Parrot)
+    code, out, err = run(capfd, "generate", "model", "Returns the", "--max-new-tokens", "5")
+    assert (code, out, err) == (0, "Returns the mean of 5 values.\n", "")
+
+
+def test_generate_tells_what_is_wrong_with_a_model(capfd, tmp_path):
+    code, out, err = run(capfd, "generate", str(tmp_path / "none"), "Returns the")
+    assert (code, out) == (2, "")
+    assert_one_line(err)
+    assert "no model at" in err
+
+
+def test_generate_shows_the_noise_where_something_unexpected_happens(monkeypatch, capfd):
+    from gemma_tf_distill.export import generation
+
+    def fail(path: str):
+        os.write(2, b"noise that explains it\n")
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(generation, "load_generator", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["generate", "model", "text"])
+    assert "noise that explains it" in capfd.readouterr().err
+
+
+def test_user_errors_of_any_kind_and_many_lines_become_one(monkeypatch, capfd):
+    def fail(options):
+        raise WeightsError("first\n  second")
+
+    monkeypatch.setattr(cli, "_doctor", fail)
+    code, _, err = run(capfd, "doctor")
+    assert (code, err) == (2, "gemma-distill: error: first second\n")

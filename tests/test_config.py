@@ -1,0 +1,189 @@
+"""Configs: what is read, and how each kind of mistake is told."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import yaml
+
+from gemma_tf_distill import config as config_module
+from gemma_tf_distill.config import Config, GatesConfig, TrainingConfig, config_from_dict, load_config, recipes, section_from_json
+from gemma_tf_distill.errors import ConfigError
+
+FULL = {
+    "name": "all",
+    "seed": 3,
+    "teacher": {"source": "preset:gemma3_1b", "dtype": "bfloat16", "batch_size": 4},
+    "corpus": {"source": ["text:a/*.txt", "jsonl:b.jsonl"], "field": "body", "window": 64, "max_train_tokens": 1000},
+    "student": {"layers": [0, 1, 4], "vocabulary": 5000},
+    "gates": {"max_heldout_nll": 4, "max_regression_vs_baseline": "3%"},
+}
+
+
+def write(path: pathlib.Path, values: object) -> str:
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return str(path)
+
+
+def test_a_config_is_read_with_defaults_and_types(tmp_path):
+    config = load_config(write(tmp_path / "c.yaml", FULL))
+    assert config.corpus.sources == ("text:a/*.txt", "jsonl:b.jsonl")
+    assert config.student.layers == (0, 1, 4)
+    assert config.gates.max_heldout_nll == 4.0
+    assert isinstance(config.gates.max_heldout_nll, float)
+    assert config.gates.regression == pytest.approx(0.03)
+    assert config.training == TrainingConfig()
+
+
+@pytest.mark.parametrize("recipe", ["demo", "quick"])
+def test_shipped_recipes_are_valid_and_open_with_their_command(recipe):
+    config = load_config(recipe)
+    assert config.name == recipe
+    assert config.teacher.source == "gguf:package"
+    text = recipes()[recipe].read_text()
+    assert f"gemma-distill run {recipe}" in text.split("name:")[0]
+    assert "saved_model" in config.export.formats
+    assert "tflite" in config.export.formats
+
+
+def test_the_demo_trains_on_as_much_as_it_promises():
+    corpus = load_config("demo").corpus
+    assert corpus.max_train_tokens is not None
+    assert corpus.max_train_tokens >= 200_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teecher": {}}, "unknown config key teecher: did you mean teacher?"),
+        ({"training": {"learning_rat": 1}}, "unknown config key training.learning_rat: did you mean training.learning_rate?"),
+        ({"student": {"sizes": {"heads": 2}}}, "unknown config key student.sizes.heads"),
+        ({"seed": "one"}, "seed must be a whole number, not 'one'"),
+        ({"seed": True}, "seed must be a whole number, not True"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
+        ({"training": 3}, "training must be a section, not 3"),
+        ({"training": {"control": "yes"}}, "training.control must be true or false, not 'yes'"),
+        ({"training": {"learning_rate": "fast"}}, "training.learning_rate must be a number, not 'fast'"),
+        ({"student": {"layers": [0, "one"]}}, "student.layers[1] must be a whole number, not 'one'"),
+        ({"student": {"layers": 3}}, "student.layers must be a list of whole numbers or none, not 3"),
+        ({"corpus": {"source": 3}}, "corpus.source must be text or a list of texts, not 3"),
+        ({"name": "two words"}, "name must be letters, digits, - and _, not 'two words'"),
+        ({"name": ""}, "name must be"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"teacher": {"dtype": "float16"}}, "teacher.dtype must be float32 or bfloat16, not 'float16'"),
+        ({"corpus": {"window": 4}}, "corpus.window must be between 8 and 131072 tokens, not 4"),
+        ({"corpus": {"max_train_tokens": 10}}, "corpus.max_train_tokens must be at least one window (128 tokens) or none, not 10"),
+        ({"corpus": {"heldout_fraction": 1.0}}, "corpus.heldout_fraction must be between 0 and 1"),
+        ({"corpus": {"source": []}}, "corpus.source must be at least one source"),
+        ({"student": {"layers": [0, 0]}}, "student.layers must be in rising order without repeats, not [0, 0]"),
+        ({"student": {"layers": [-1]}}, "student.layers must be a list of layer indices from 0"),
+        ({"student": {"layers": [0], "preset": "gemma3_1b"}}, "student must be given by one of layers, preset and sizes"),
+        ({"student": {"vocabulary": "small"}}, "student.vocabulary must be corpus, full or a number of words, not 'small'"),
+        ({"student": {"sizes": {"num_layers": 2}}}, "config key student.sizes.hidden_dim is missing: it must be a whole number"),
+        ({"distillation": {"alpha": 2}}, "distillation.alpha must be between 0 and 1, not 2"),
+        ({"training": {"epochs": 0}}, "training.epochs must be above 0, not 0"),
+        ({"training": {"precision": "int8"}}, "training.precision must be float32 or mixed_bfloat16, not 'int8'"),
+        ({"export": {"formats": ["tflite"]}}, "export.formats must be a list of saved_model"),
+        ({"export": {"max_new_tokens": 600}}, "export.max_new_tokens must be between 1 and"),
+        ({"gates": {"max_heldout_nll": None, "max_perplexity_vs_teacher": None}}, "gates must be at least one of"),
+        ({"gates": {"max_heldout_nll": 3, "max_regression_vs_baseline": "a lot"}}, "gates.max_regression_vs_baseline must be a fraction"),
+        ({"gates": {"max_perplexity_vs_teacher": 0.5}}, "gates.max_perplexity_vs_teacher must be above 1 or none, not 0.5"),
+        ({"gates": {"max_heldout_nll": 3, "slices": ["topic"]}}, "gates.slices must be a list of features"),
+    ],
+)
+def test_every_mistake_is_one_line_that_names_the_key(change, message):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict({"name": "test", **change})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_name_is_required():
+    with pytest.raises(ConfigError, match="config key name is missing"):
+        config_from_dict({})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: [", "is not YAML"),
+        ("- a\n- b", "must hold config keys such as name and teacher"),
+        ("", "must hold config keys"),
+        (b"\xff\xfe\x00", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path, content, message):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_lists_the_recipes(tmp_path):
+    with pytest.raises(ConfigError, match="shipped are demo, quick"):
+        load_config(str(tmp_path / "none.yaml"))
+
+
+def test_overrides_change_and_add_keys_and_leave_the_file_alone(tmp_path):
+    path = write(tmp_path / "c.yaml", FULL)
+    config = load_config(
+        path, ["training.learning_rate=0.001", "corpus.window=32", "student.layers=[0, 1]", "gates.min_top1_agreement=0.5"]
+    )
+    assert config.training.learning_rate == pytest.approx(1e-3)
+    assert (config.corpus.window, config.student.layers, config.gates.min_top1_agreement) == (32, (0, 1), 0.5)
+    assert load_config(path).corpus.window == 64
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("corpus.window", "--set takes section.key=value, not 'corpus.window'"),
+        ("=3", "--set takes section.key=value, not '=3'"),
+        ("corpus.windw=3", "unknown config key corpus.windw: did you mean corpus.window?"),
+        ("corpus.window=[", "is not a YAML value"),
+        ("seed.deep=1", "seed must be a whole number"),
+    ],
+)
+def test_overrides_that_are_wrong(tmp_path, override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path / "c.yaml", FULL), [override])
+    assert message in str(caught.value)
+
+
+def test_a_config_survives_its_json_and_its_digest_knows_every_change():
+    config = config_from_dict(FULL)
+    again = config_from_dict(json.loads(config.to_json()))
+    assert again == config
+    assert again.digest == config.digest
+    assert dataclasses.replace(config, seed=4).digest != config.digest
+    assert section_from_json(GatesConfig, config.to_json("gates"), "gates") == config.gates
+    assert set(json.loads(config.to_json("teacher", "seed"))) == {"teacher", "seed"}
+
+
+@hypothesis.given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda s: st.lists(s) | st.dictionaries(st.text(max_size=5), s),
+        max_leaves=5,
+    )
+)
+@hypothesis.settings(max_examples=50)
+def test_any_value_anywhere_is_either_taken_or_told(value):
+    for section in dataclasses.fields(Config):
+        try:
+            config_from_dict({"name": "test", section.name: value})
+        except ConfigError as error:
+            assert section.name in str(error)
+
+
+def test_a_mistake_is_told_without_tensorflow():
+    # In a process of its own: this one has imported it.
+    code = f"import sys, {config_module.__name__}, gemma_tf_distill.cli; print([m for m in ('tensorflow', 'tfx', 'keras', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,40 @@
+"""Looks at what a config names before anything is computed, so that a mistake costs seconds."""
+
+import importlib.util
+
+from gemma_tf_distill.config import Config
+from gemma_tf_distill.data.check import check_corpus
+from gemma_tf_distill.errors import MissingExtraError
+from gemma_tf_distill.gemma.presets import preset_architecture
+from gemma_tf_distill.gemma.student import check_layers
+from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
+from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
+
+
+def check_inputs(config: Config) -> None:
+    """Checks the installed packages, the teacher, the student that is to be made of it, and the corpus.
+
+    Raises:
+      MissingExtraError: if TFX is missing, or what the export needs.
+      WeightsError: if the teacher, or the preset that the student's sizes come from, is unknown, out of reach or damaged.
+      ConfigError: if the student does not fit the teacher.
+      CorpusError: if the corpus can't be read or has no documents.
+    """
+    _check_package("tfx", "tfx", "gemma-distill run")
+    if "tflite" in config.export.formats:
+        _check_package("ai_edge_litert", "litert", "export.formats with tflite")
+    teacher = describe_source(config.teacher.source)
+    student = config.student
+    if student.layers is not None:
+        check_layers(student.layers, teacher["num_layers"])
+    if student.preset is not None:
+        preset_architecture(student.preset, "student.preset")
+    if isinstance(student.vocabulary, int):
+        # Of no counts at all, the smallest vocabulary that there can be.
+        trim_vocabulary(load_tokenizer(config.teacher.source), {}, student.vocabulary)
+    check_corpus(config.corpus)
+
+
+def _check_package(module: str, extra: str, purpose: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(module.replace("_", "-"), extra, purpose)

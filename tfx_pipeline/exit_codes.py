@@ -1,0 +1,7 @@
+"""Exit codes of `gemma-distill`."""
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USER_ERROR = 2
+EXIT_NOT_BLESSED = 3
+EXIT_INTERRUPTED = 130

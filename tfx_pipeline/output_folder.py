@@ -1,0 +1,172 @@
+"""The folder that a run works in: who may use it, and that nothing is left of a run that could never have worked.
+
+```
+config.json      the config of the latest run (it says whose folder this is)
+report.json      what the latest run that finished came to
+progress.jsonl   events of the latest run
+logs/            what TFX and TensorFlow say, one file a run
+pipeline/        artifacts and checkpoints
+metadata.sqlite  ML Metadata
+pushed/          versions that were blessed
+```
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from gemma_tf_distill.config import Config
+from gemma_tf_distill.errors import ConfigError
+
+# What must stay the same in a folder: it decides which held-out tokens there are, over which words, and what is stored about them,
+# and so whether a new model can be compared with the blessed one.
+IDENTITY = ("name", "teacher.source", "corpus", "student.vocabulary", "distillation.top_k")
+
+_BEFORE_CONFIG = {"logs", "progress.jsonl", ".lock"}
+
+
+class OutputFolder:
+    """Paths inside an output folder, and the rules for using it."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path.absolute()
+        self.config = self.path / "config.json"
+        self.report = self.path / "report.json"
+        self.progress = self.path / "progress.jsonl"
+        self.logs = self.path / "logs"
+        self.pipeline_root = self.path / "pipeline"
+        self.metadata = self.path / "metadata.sqlite"
+        self.pushed = self.path / "pushed"
+
+    def check(self, config: Config) -> None:
+        """Whether `config` may run here; nothing is created.
+
+        Raises:
+          ConfigError: if the folder can't be written to, holds something else, or belongs to another config.
+        """
+        there = self.path
+        while not there.exists() and not there.is_symlink():
+            there = there.parent
+        if not there.is_dir():
+            raise ConfigError(f"the output folder {self.path} can't be used: {there} is a file, choose another --output")
+        _check_writable(there, self.path)
+        if there != self.path:
+            return
+        if self.config.is_file():
+            self._check_same(config)
+        elif foreign := sorted({entry.name for entry in self.path.iterdir()} - _BEFORE_CONFIG):
+            raise ConfigError(
+                f"the output folder {self.path} holds files that are not of a run ({', '.join(foreign[:3])}): choose another --output"
+            )
+
+    def _check_same(self, config: Config) -> None:
+        try:
+            former = json.loads(self.config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{self.config} is damaged: remove {self.path} or choose another --output") from error
+        now = config.to_dict()
+        different = [name for key in IDENTITY for name in _differences(key, _value(former, key), _value(now, key))]
+        if different:
+            raise ConfigError(
+                f"the output folder {self.path} belongs to another config: {', '.join(different)}. A model can only be compared with "
+                "the blessed one on the same tokens: choose another --output, or remove the folder"
+            )
+
+    def write_config(self, config: Config) -> None:
+        """Makes `config` the folder's."""
+        write_whole(self.config, json.dumps(config.to_dict(), indent=2) + "\n")
+
+    def new_log(self) -> pathlib.Path:
+        """A new file in `logs/`, named by the time."""
+        path = self.logs / f"run-{time.strftime('%Y%m%d-%H%M%S')}.log"
+        path.touch()
+        return path
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator["Claim"]:
+        """Creates the folder, for one run at a time, with an empty `progress.jsonl`.
+
+        Raises:
+          ConfigError: if another run is using the folder.
+        """
+        created = tuple(folder for folder in (self.path, *self.path.parents) if not folder.exists())
+        empty = bool(created) or not any(self.path.iterdir())
+        self.logs.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(f"another run is using {self.path}: wait for it, or choose another --output") from error
+            self.progress.write_text("")
+            yield Claim(self.path, lock, empty, created)
+        finally:
+            os.close(lock)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A folder that belongs to one run for a while.
+
+    Attributes:
+      path: the folder.
+      lock: descriptor of its lock; a process that inherits it keeps the folder claimed.
+      empty: whether there was nothing in it, or no such folder, before.
+      created: the folders that were created for it, the innermost first.
+    """
+
+    path: pathlib.Path
+    lock: int
+    empty: bool
+    created: tuple[pathlib.Path, ...]
+
+    def take_back(self) -> None:
+        """Leaves things as they were before, if there was nothing in the folder."""
+        if not self.empty:
+            return
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        for folder in self.created:
+            folder.rmdir()
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _check_writable(there: pathlib.Path, output: pathlib.Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ConfigError(f"the output folder {output} can't be written to: {error.strerror} ({there}), choose another --output") from error
+
+
+def _value(config: dict[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _differences(key: str, former: Any, now: Any) -> list[str]:
+    if isinstance(former, dict) and isinstance(now, dict):
+        return [line for name in sorted({*former, *now}) for line in _differences(f"{key}.{name}", former.get(name), now.get(name))]
+    return [] if former == now else [f"{key} was {json.dumps(former)} and is {json.dumps(now)} now"]

@@ -1,0 +1,128 @@
+"""The whole pipeline: from text to files that run, pushed only if they are good enough.
+
+CorpusGen → StatisticsGen → SchemaGen → ExampleValidator
+    └─────→ TeacherScorer → Distiller → Exporter → Baseline → Evaluator → Pusher
+"""
+
+from collections.abc import Sequence
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx import types
+from tfx.components import Evaluator, ExampleValidator, SchemaGen, StatisticsGen
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
+from tfx.orchestration.pipeline import Pipeline
+from tfx.types import standard_artifacts
+
+from components.corpus_gen.component import CorpusGen, corpus_gen_config
+from components.digest import source_digest
+from components.distiller.component import Distiller, distiller_config
+from components.exporter.component import Exporter, exporter_config
+from components.pusher.component import Pusher
+from components.quality_gate.baseline import LatestOtherBlessedModelStrategy
+from components.quality_gate.eval_config import SPLIT, create_eval_config
+from components.teacher_scorer.component import TeacherScorer, teacher_scorer_config
+from gemma_tf_distill.config import Config
+from gemma_tf_distill.data.fingerprint import corpus_fingerprint
+
+# Beam's DirectRunner would first try to download the Prism runner; this is what it falls back to.
+BEAM_ARGUMENTS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
+
+
+def create_pipeline(
+    config: Config,
+    pipeline_root: str,
+    metadata_connection_config: metadata_store_pb2.ConnectionConfig | None,
+    push_directory: str,
+    beam_pipeline_args: Sequence[str] = BEAM_ARGUMENTS,
+) -> Pipeline:
+    """Builds the pipeline of a config. Every node is cached: it runs again when its inputs, its settings or its code changed.
+
+    Args:
+      config: the experiment. Each component gets only the settings that it depends on, so that changing a gate, for example, runs
+        only Evaluator and Pusher again.
+      pipeline_root: where artifacts are kept, local or `gs://`.
+      metadata_connection_config: ML Metadata's database; none on Vertex AI, which has its own.
+      push_directory: parent of the pushed versions, local or `gs://`.
+      beam_pipeline_args: where and how Beam runs CorpusGen, StatisticsGen, TeacherScorer and Evaluator.
+
+    Raises:
+      CorpusError: if a source of the corpus is missing.
+    """
+    corpus_gen = CorpusGen(
+        config=corpus_gen_config(config),
+        corpus_fingerprint=corpus_fingerprint(config.corpus),
+        source_digest=source_digest("components.corpus_gen.component"),
+    )
+    windows, tokenizer = corpus_gen.outputs["examples"], corpus_gen.outputs["tokenizer"]
+
+    # The schema is that of the training split; what the held-out split has beyond it is an anomaly.
+    statistics_gen = StatisticsGen(examples=windows)
+    schema_gen = SchemaGen(statistics=statistics_gen.outputs["statistics"], infer_feature_shape=True, exclude_splits=[SPLIT])
+    example_validator = ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"])
+
+    teacher_scorer = TeacherScorer(
+        examples=windows,
+        tokenizer=tokenizer,
+        config=teacher_scorer_config(config),
+        source_digest=source_digest("components.teacher_scorer.component"),
+    )
+    scored = teacher_scorer.outputs["scored_examples"]
+    distiller = Distiller(
+        examples=scored,
+        tokenizer=tokenizer,
+        config=distiller_config(config),
+        source_digest=source_digest("components.distiller.component"),
+    )
+    exporter = Exporter(
+        student=distiller.outputs["student"],
+        config=exporter_config(config),
+        source_digest=source_digest("components.exporter.component"),
+    )
+    candidate = exporter.outputs["model"]
+
+    blessed = {
+        "model": types.Channel(type=standard_artifacts.Model),
+        "model_blessing": types.Channel(type=standard_artifacts.ModelBlessing),
+    }
+    if metadata_connection_config is None:  # Vertex AI resolves artifacts itself, by TFX's own strategies only.
+        baseline = Resolver(LatestBlessedModelStrategy, **blessed).with_id("Baseline")
+    else:
+        baseline = Resolver(LatestOtherBlessedModelStrategy, **blessed, candidate=candidate).with_id("Baseline")
+    evaluator = Evaluator(
+        examples=scored,
+        example_splits=[SPLIT],
+        model=candidate,
+        baseline_model=baseline.outputs["model"],
+        eval_config=create_eval_config(config.gates, source_digest("components.quality_gate.metrics")),
+    )
+    pusher = Pusher(
+        model=candidate,
+        model_blessing=evaluator.outputs["blessing"],
+        model_evaluation=evaluator.outputs["evaluation"],
+        student=distiller.outputs["student"],
+        tokenizer=tokenizer,
+        examples=scored,
+        push_directory=push_directory,
+        config=config.to_json(),
+        source_digest=source_digest("components.pusher.component"),
+    )
+    return Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=pipeline_root,
+        metadata_connection_config=metadata_connection_config,
+        components=[
+            corpus_gen,
+            statistics_gen,
+            schema_gen,
+            example_validator,
+            teacher_scorer,
+            distiller,
+            exporter,
+            baseline,
+            evaluator,
+            pusher,
+        ],
+        enable_cache=True,
+        beam_pipeline_args=list(beam_pipeline_args),
+    )

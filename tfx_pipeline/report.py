@@ -1,0 +1,164 @@
+"""What a run came to, read from ML Metadata and the artifacts that it points at."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2
+
+from components.pusher import manifest
+from components.quality_gate.results import OVERALL, read_failures, read_metrics
+from gemma_tf_distill.config import Config
+from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.export.files import file_records
+
+_EXECUTION = metadata_store_pb2.Execution
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeRun:
+    """What a node did in a run.
+
+    Attributes:
+      seconds: from registering its execution to publishing it; 0 where a cached one was used.
+      outputs: its artifacts by the name of the output.
+    """
+
+    seconds: float
+    outputs: Mapping[str, metadata_store_pb2.Artifact]
+
+
+def latest_run(store: metadata_store.MetadataStore, pipeline_name: str, nodes: Sequence[str]) -> dict[str, NodeRun]:
+    """The nodes of the latest run.
+
+    Args:
+      store: a database that holds runs of one pipeline.
+      pipeline_name: its name.
+      nodes: the ids of its nodes.
+
+    Raises:
+      RuntimeError: if there is no run, or a node of it is missing or not successful. The runners go on after some errors, so the
+        end of a run does not say that it worked.
+    """
+    runs = store.get_contexts_by_type("pipeline_run")
+    if not runs:
+        raise RuntimeError("no run in ML Metadata")
+    run = max(runs, key=lambda context: context.id)
+    in_run = {execution.id: execution for execution in store.get_executions_by_context(run.id)}
+    found = {}
+    for node in nodes:
+        context = store.get_context_by_type_and_name("node", f"{pipeline_name}.{node}")
+        executions = [e for e in store.get_executions_by_context(context.id) if e.id in in_run] if context else []
+        if not executions or executions[-1].last_known_state not in (_EXECUTION.COMPLETE, _EXECUTION.CACHED):
+            state = _EXECUTION.State.Name(executions[-1].last_known_state) if executions else "never started"
+            raise RuntimeError(f"{node} did not finish: its execution is {state}")
+        [execution] = executions
+        cached = execution.last_known_state == _EXECUTION.CACHED
+        milliseconds = 0 if cached else execution.last_update_time_since_epoch - execution.create_time_since_epoch
+        found[node] = NodeRun(milliseconds / 1000, _outputs(store, execution.id))
+    return found
+
+
+def _outputs(store: metadata_store.MetadataStore, execution_id: int) -> dict[str, metadata_store_pb2.Artifact]:
+    events = [e for e in store.get_events_by_execution_ids([execution_id]) if e.type == metadata_store_pb2.Event.OUTPUT]
+    artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id([event.artifact_id for event in events])}
+    return {event.path.steps[0].key: artifacts[event.artifact_id] for event in events}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+      report: the content of report.json.
+      failures: for a model that is not blessed, each gate that it failed, as a sentence.
+      samples: completions of the same prompts by teacher and student.
+    """
+
+    report: dict[str, Any]
+    failures: list[str]
+    samples: list[dict[str, str]]
+
+
+def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
+    """Puts together what a run came to.
+
+    Args:
+      config: the experiment.
+      nodes: what `latest_run` found.
+
+    Returns:
+      The report: held-out figures are the Evaluator's, in nats a token, on the exported model; those before training and of the
+      control are the Distiller's, on the same tokens.
+
+    Raises:
+      UserError: if a pushed version was taken away after it had been pushed.
+    """
+    evaluation = nodes["Evaluator"].outputs["evaluation"].uri
+    blessed = nodes["Evaluator"].outputs["blessing"].custom_properties["blessed"].int_value == 1
+    metrics = read_metrics(evaluation).get(OVERALL, {})
+    student = _read_json(os.path.join(nodes["Distiller"].outputs["student"].uri, "metrics.json"))
+    model = nodes["Exporter"].outputs["model"].uri
+    pushed = nodes["Pusher"].outputs["pushed_model"].custom_properties
+    version = pushed["pushed_destination"].string_value if pushed["pushed"].int_value == 1 else None
+    report = {
+        "teacher": {
+            "source": config.teacher.source,
+            "parameters": student["teacher_parameters"],
+            "heldout_nll": metrics.get("teacher_heldout_nll"),
+        },
+        "student": {
+            **{key: student[key] for key in ("parameters", "vocabulary", "layers", "heldout_nll_initial")},
+            "heldout_nll": metrics.get("heldout_nll"),
+            "heldout_nll_control": student["heldout_nll_control"],
+            "kl_to_teacher": metrics.get("kl_to_teacher"),
+            "top1_agreement": metrics.get("top1_agreement"),
+        },
+        "tokens": student["tokens"],
+        "artifacts": _pushed_files(version) if version else _exported_files(model),
+        "seconds": {name: round(node.seconds, 3) for name, node in nodes.items()},
+        "blessed": blessed,
+        "pushed": version,
+    }
+    return Outcome(
+        report=_without_nan(report),
+        failures=[] if blessed else [str(failure) for failure in read_failures(evaluation)],
+        samples=_read_json(os.path.join(model, "export.json"))["samples"],
+    )
+
+
+def _pushed_files(version: str) -> list[dict[str, Any]]:
+    path = os.path.join(version, manifest.NAME)
+    if not tf.io.gfile.exists(path):
+        raise UserError(f"the model was pushed to {version} by an earlier run and is no longer there: put it back, or use another --output")
+    return [{**file, "path": os.path.join(version, file["path"])} for file in _read_json(path)["files"]]
+
+
+def _exported_files(model: str) -> list[dict[str, Any]]:
+    """Files of a model that was not pushed, where the Exporter put them."""
+    found = []
+    for folder, prefix in (("Format-Serving", "saved_model/"), ("files", "")):
+        root = os.path.join(model, folder)
+        for record in file_records(root):
+            name = manifest.file_format(prefix + record.path)
+            found.append({"path": os.path.join(root, record.path), "format": name, "bytes": record.bytes, "sha256": record.sha256})
+    return found
+
+
+def _read_json(path: str) -> Any:
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
