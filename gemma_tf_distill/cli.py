@@ -21,7 +21,7 @@ from tfx_pipeline.launcher import RunFailedError, launch
 
 _EXIT_CODES = """exit codes:
   0    done; for run: the model was blessed and pushed
-  1    failed; the message names the log
+  1    failed; the message names the log (doctor: the demo can't run here)
   2    something that was given is wrong; nothing was left behind
   3    run: the model did not pass the gates, nothing was pushed
   130  interrupted; the same command goes on from there
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(function=_generate)
 
     doctor = commands.add_parser("doctor", help="show versions, devices, and which weights are in reach")
+    doctor.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
     doctor.set_defaults(function=_doctor)
     return parser
 
@@ -133,7 +134,7 @@ def _generate(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from gemma_tf_distill.doctor import main as doctor
 
-    return doctor()
+    return doctor(as_json=options.as_json)
 
 
 @contextmanager

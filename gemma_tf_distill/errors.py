@@ -24,4 +24,10 @@ class MissingExtraError(UserError):
     """An optional package is needed; the message names the extra that installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str):
-        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'gemma-tf-distill[{extra}]'")
+        """Makes the message of what is missing, what installs it, and what needs it."""
+        # All three are the arguments, so that the error can cross from a Beam worker's process by pickling.
+        super().__init__(package, extra, purpose)
+
+    def __str__(self) -> str:
+        package, extra, purpose = self.args
+        return f"{purpose} needs {package}, which is not installed: pip install 'gemma-tf-distill[{extra}]'"

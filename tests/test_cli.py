@@ -121,7 +121,7 @@ sys.exit(2)
 
 def test_a_mistake_that_only_the_run_finds_leaves_nothing(child, tmp_path, capfd):
     child(USER_ERROR)
-    code, out, err = run(capfd, "run", "quick")
+    code, _, err = run(capfd, "run", "quick")
     assert code == 2
     assert_one_line(err)
     assert "the corpus is empty" in err
@@ -224,17 +224,17 @@ def test_whatever_ends_the_command_ends_all_that_it_started(tmp_path, number):
     assert (tmp_path / "o").is_dir()  # For the next run to go on from.
 
 
+CLAIM = """
+import pathlib, time
+from tfx_pipeline.output_folder import OutputFolder
+with OutputFolder(pathlib.Path("o")).claim():
+    print("claimed", flush=True)
+    time.sleep(60)
+"""
+
+
 def test_two_runs_in_one_folder_are_one_too_many(child, tmp_path, capfd):
-    command = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from tfx_pipeline.output_folder import OutputFolder as O; import pathlib, time\nwith O(pathlib.Path('o')).claim():\n print('claimed', flush=True); time.sleep(60)",
-        ],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = subprocess.Popen([sys.executable, "-c", CLAIM], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         assert command.stdout is not None
         assert command.stdout.readline() == "claimed\n"
@@ -286,6 +286,14 @@ def test_generate_shows_the_noise_where_something_unexpected_happens(monkeypatch
     with pytest.raises(ZeroDivisionError):
         cli.main(["generate", "model", "text"])
     assert "noise that explains it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_the_doctors_verdict_is_the_exit_code(monkeypatch, capfd, arguments):
+    from gemma_tf_distill import doctor
+
+    monkeypatch.setattr(doctor, "main", lambda as_json: 1 if as_json else 0)
+    assert run(capfd, "doctor", *arguments)[0] == len(arguments)
 
 
 def test_user_errors_of_any_kind_and_many_lines_become_one(monkeypatch, capfd):

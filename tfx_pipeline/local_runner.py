@@ -45,11 +45,13 @@ def run(config: Config, output: pathlib.Path, runner: str = "local") -> "Outcome
     Raises:
       UserError: if the folder, or something that the config names, can't be used; also when only a component finds it.
     """
-    from tfx_pipeline.checks import check_inputs
-
     folder = OutputFolder(output)
     folder.check(config)
+    emit("stage", stage="looking at teacher and corpus")
+    from tfx_pipeline.checks import check_inputs
+
     check_inputs(config)
+    emit("stage", stage="starting TFX")
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_config(config)
 

@@ -24,6 +24,7 @@ from components.quality_gate.eval_config import SPLIT, create_eval_config
 from components.teacher_scorer.component import TeacherScorer, teacher_scorer_config
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.fingerprint import corpus_fingerprint
+from gemma_tf_distill.gemma.teacher import teacher_fingerprint
 
 # Beam's DirectRunner would first try to download the Prism runner; this is what it falls back to.
 BEAM_ARGUMENTS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
@@ -52,6 +53,7 @@ def create_pipeline(
     corpus_gen = CorpusGen(
         config=corpus_gen_config(config),
         corpus_fingerprint=corpus_fingerprint(config.corpus),
+        teacher_fingerprint=teacher_fingerprint(config.teacher.source),
         source_digest=source_digest("components.corpus_gen.component"),
     )
     windows, tokenizer = corpus_gen.outputs["examples"], corpus_gen.outputs["tokenizer"]

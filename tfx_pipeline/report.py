@@ -55,8 +55,8 @@ def latest_run(store: metadata_store.MetadataStore, pipeline_name: str, nodes: S
         context = store.get_context_by_type_and_name("node", f"{pipeline_name}.{node}")
         executions = [e for e in store.get_executions_by_context(context.id) if e.id in in_run] if context else []
         if not executions or executions[-1].last_known_state not in (_EXECUTION.COMPLETE, _EXECUTION.CACHED):
-            state = _EXECUTION.State.Name(executions[-1].last_known_state) if executions else "never started"
-            raise RuntimeError(f"{node} did not finish: its execution is {state}")
+            state = f"its execution is {_EXECUTION.State.Name(executions[-1].last_known_state)}" if executions else "it was never started"
+            raise RuntimeError(f"{node} did not finish: {state}")
         [execution] = executions
         cached = execution.last_known_state == _EXECUTION.CACHED
         milliseconds = 0 if cached else execution.last_update_time_since_epoch - execution.create_time_since_epoch

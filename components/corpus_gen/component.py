@@ -33,6 +33,7 @@ def CorpusGen(
     tokenizer: tfx.dsl.components.OutputArtifact[Tokenizer],
     config: tfx.dsl.components.Parameter[str],
     corpus_fingerprint: tfx.dsl.components.Parameter[str],
+    teacher_fingerprint: tfx.dsl.components.Parameter[str],
     source_digest: tfx.dsl.components.Parameter[str],
     beam_pipeline: tfx.dsl.components.BeamComponentParameter[beam.Pipeline] = None,
 ) -> None:
@@ -44,13 +45,15 @@ def CorpusGen(
       tokenizer: the student's vocabulary, a folder of `Vocabulary.save`.
       config: of `corpus_gen_config`.
       corpus_fingerprint: of `gemma_tf_distill.data.fingerprint`; a changed corpus misses the cache.
+      teacher_fingerprint: of `gemma_tf_distill.gemma.teacher`; another teacher under the same name misses the cache, here and, by new
+        windows, in every component after this one.
       source_digest: of `components.digest`; changed code misses the cache.
       beam_pipeline: given by TFX.
 
     Raises:
       UserError: if the corpus, the teacher's tokenizer or the vocabulary's size is wrong; `raise_if_empty` for an empty split.
     """
-    del corpus_fingerprint, source_digest
+    del corpus_fingerprint, teacher_fingerprint, source_digest
     with user_errors_of_workers(), beam_pipeline as pipeline:
         generate(
             pipeline,

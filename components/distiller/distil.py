@@ -10,8 +10,8 @@ import tensorflow as tf
 from gemma_tf_distill.config import DistillationConfig, StudentConfig, TrainingConfig, section_from_json
 from gemma_tf_distill.data.batches import count_split, evaluation_batches, split_files, training_batches
 from gemma_tf_distill.gemma.student import build_student
-from gemma_tf_distill.gemma.teacher import load_teacher
-from gemma_tf_distill.gemma.vocabulary import Vocabulary
+from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
+from gemma_tf_distill.gemma.vocabulary import Vocabulary, full_vocabulary
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.training.precision import with_precision
@@ -35,10 +35,12 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     heldout_batches = evaluation_batches(heldout, window=window, top_k=distillation.top_k, batch_size=training.batch_size)
     total_steps = steps_for(training, train_windows)
 
-    teacher = load_teacher(settings["teacher"])
-    vocabulary = Vocabulary.load(tokenizer_uri)
-    teacher_parameters = teacher.parameters
-    model = with_precision(build_student(student_config, teacher, vocabulary, seed=seed), training.precision)
+    teacher = load_teacher(settings["teacher"], vocabulary=Vocabulary.load(tokenizer_uri))
+    words = full_vocabulary(teacher.tokenizer)
+    model = build_student(student_config, teacher, words, seed=seed, dtype=training.precision)
+    # All of the teacher's weights, those of the words that the student does not have included.
+    left_out = describe_source(settings["teacher"])["vocabulary_size"] - len(words.kept_ids)
+    teacher_parameters = teacher.parameters + left_out * teacher.backbone.hidden_dim
     del teacher
 
     evaluate = HeldoutEvaluation(model)
@@ -84,4 +86,6 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     }
     with tf.io.gfile.GFile(os.path.join(student_uri, "metrics.json"), "w") as file:
         file.write(json.dumps(metrics, indent=2))
-    tf.io.gfile.rmtree(checkpoints)
+    # A run shorter than `training.checkpoint_every` has none.
+    if tf.io.gfile.exists(checkpoints):
+        tf.io.gfile.rmtree(checkpoints)

@@ -15,8 +15,7 @@ from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.export.saved_model import export_saved_model
 from gemma_tf_distill.export.verification import verify_litert, verify_saved_model
 from gemma_tf_distill.gemma.model import Gemma
-from gemma_tf_distill.gemma.student import trim_teacher
-from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.gemma.teacher import load_teacher, load_tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 from gemma_tf_distill.monitoring.progress import progress
 
@@ -77,9 +76,6 @@ def export(student_uri: str, model_uri: str, config: str) -> None:
 
 def _teacher(source: str, dtype: str, student: Gemma) -> Gemma:
     """The teacher with the student's words only, as it scored the corpus."""
-    teacher = load_teacher(source, dtype)
-    if teacher.tokenizer == student.tokenizer:
-        return teacher
-    pieces = (student.tokenizer.piece(index) for index in range(student.tokenizer.vocabulary_size))
-    kept = [teacher.tokenizer.id_of(piece) for piece in pieces]
-    return trim_teacher(teacher, Vocabulary(np.array(kept, np.int32), student.tokenizer.proto))
+    theirs = load_tokenizer(source)
+    kept = [theirs.id_of(student.tokenizer.piece(index)) for index in range(student.tokenizer.vocabulary_size)]
+    return load_teacher(source, dtype, Vocabulary(np.array(kept, np.int32), student.tokenizer.proto))

@@ -10,6 +10,7 @@ from tfx.dsl.component.experimental.annotations import BeamComponentParameter, I
 from tfx.types import standard_artifacts
 
 from components.artifacts import Tokenizer
+from components.failures import user_errors_of_workers
 from components.teacher_scorer.handler import TeacherModelHandler
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.batches import count_split, split_files
@@ -65,7 +66,7 @@ def TeacherScorer(
     handler = TeacherModelHandler(
         **settings, tokenizer=tokenizer.uri, total=sum(count_split(shards, settings["window"])[0] for shards in files.values())
     )
-    with beam_pipeline as pipeline:
+    with user_errors_of_workers(), beam_pipeline as pipeline:
         windows = [
             pipeline
             | f"Read {split}" >> beam.io.ReadFromTFRecord(os.path.join(examples.uri, f"Split-{split}", "*"))

@@ -8,7 +8,6 @@ import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler
 
 from gemma_tf_distill.data.examples import parse_windows, scored_example
-from gemma_tf_distill.gemma.student import trim_teacher
 from gemma_tf_distill.gemma.teacher import load_teacher
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 from gemma_tf_distill.monitoring.progress import progress
@@ -52,7 +51,7 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
 
     def load_model(self) -> _Scorers:
         """Loads the teacher over the student's vocabulary."""
-        teacher = trim_teacher(load_teacher(self._source, dtype=self._dtype), Vocabulary.load(self._tokenizer))
+        teacher = load_teacher(self._source, self._dtype, Vocabulary.load(self._tokenizer))
         plain = TargetScorer(teacher, top_k=self._top_k)
         softened = plain if self._temperature == 1 else TargetScorer(teacher, top_k=self._top_k, temperature=self._temperature)
         return _Scorers({"train": softened, "heldout": plain})

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from gemma_tf_distill.gemma.functional import Cache, GemmaShape, empty_cache, hidden_states, logits
 
@@ -56,8 +55,8 @@ def greedy_completions(
         return token, tf.logical_and(running, tf.reduce_all(token[:, tf.newaxis] != tf.constant(stops, tf.int32), axis=-1))
 
     def write(found: tf.Tensor, index: tf.Tensor, token: tf.Tensor, running: tf.Tensor) -> tf.Tensor:
-        column = tf.where(running, token, _NOTHING)[:, tf.newaxis]
-        return gen_xla_ops.xla_dynamic_update_slice(found, column, tf.stack([0, index]))
+        places = tf.stack([tf.range(batch), tf.fill([batch], index)], axis=-1)
+        return tf.tensor_scatter_nd_update(found, places, tf.where(running, token, _NOTHING))
 
     def decode(
         index: tf.Tensor, token: tf.Tensor, running: tf.Tensor, found: tf.Tensor, cache: Cache

@@ -4,12 +4,13 @@ import tempfile
 from collections.abc import Sequence
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.files import write_bytes
 from gemma_tf_distill.export.litert_runtime import DECODE, cache_names, prefill_name
 from gemma_tf_distill.export.native_output import native_output_to_log
-from gemma_tf_distill.gemma.functional import GemmaShape, hidden_states, logits, shape_of, weights_of
+from gemma_tf_distill.gemma.functional import GemmaShape, Operations, hidden_states, logits, shape_of, weights_of
 from gemma_tf_distill.gemma.model import Gemma
 
 # A flatbuffer addresses its content with signed 32-bit offsets.
@@ -24,6 +25,14 @@ def _embedding_lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     return tf.gather(table, ids)
 
 
+def _write(cache: tf.Tensor, values: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
+    # Becomes DYNAMIC_UPDATE_SLICE, which LiteRT does in place.
+    return gen_xla_ops.xla_dynamic_update_slice(cache, values, tf.stack([0, 0, slots[0], 0]))
+
+
+_OPERATIONS = Operations(_embedding_lookup, _write)
+
+
 def _signature(
     shape: GemmaShape, weights: dict[str, tf.Variable], length: int, context_length: int, with_logits: bool
 ) -> tf.types.experimental.ConcreteFunction:
@@ -32,7 +41,7 @@ def _signature(
 
     def run(tokens: tf.Tensor, input_pos: tf.Tensor, **caches: tf.Tensor) -> dict[str, tf.Tensor]:
         cache = tuple((caches[keys], caches[values]) for keys, values in names)
-        hidden, cache = hidden_states(shape, weights, tokens, cache, slots=input_pos, lookup=_embedding_lookup)
+        hidden, cache = hidden_states(shape, weights, tokens, cache, slots=input_pos, operations=_OPERATIONS)
         outputs = {name: value for pair, layer in zip(names, cache, strict=True) for name, value in zip(pair, layer, strict=True)}
         if with_logits:
             scores = logits(shape, weights, tf.reshape(hidden, [length, shape.hidden_dim]))

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from gemma_tf_distill.errors import WeightsError
 from gemma_tf_distill.gemma.model import Gemma, is_local
@@ -22,12 +21,37 @@ from gemma_tf_distill.gemma.model import Gemma, is_local
 # Keys and values of one layer, each float32 [B, kv_heads, context, head_dim], which is also LiteRT-LM's layout.
 LayerCache = tuple[tf.Tensor, tf.Tensor]
 Cache = tuple[LayerCache, ...]
-Lookup = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _LOCAL_WAVELENGTH = 10_000.0
 _GLOBAL_WAVELENGTH = 1_000_000.0
 # Added to the scores of keys that a query may not see. Finite: a row that sees nothing (left padding) must not become NaN.
 _MASKED = -1e9
+
+
+def _gather(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    # From the value and not the variable: ResourceGather makes every later read of the variable (for the head) a copy.
+    return tf.gather(tf.convert_to_tensor(table), ids)
+
+
+def _scatter(cache: tf.Tensor, values: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
+    rows = tf.meshgrid(tf.range(_size(values, 0)), tf.range(_size(values, 1)), slots, indexing="ij")
+    return tf.tensor_scatter_nd_update(cache, tf.stack(rows, axis=-1), values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """The operations that differ by target. The defaults are TensorFlow's own, and in a loop the cache is written in place.
+
+    Attributes:
+      lookup: rows of a table: [V, D] and int32 [N] to [N, D].
+      write: puts new keys or values [B, kv_heads, T, head_dim] into a layer's cache at the consecutive slots int32 [T].
+    """
+
+    lookup: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = _gather
+    write: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] = _scatter
+
+
+_TENSORFLOW = Operations()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +176,7 @@ def hidden_states(
     *,
     slots: tf.Tensor | None = None,
     left_padding: tf.Tensor | None = None,
-    lookup: Lookup = tf.gather,
+    operations: Operations = _TENSORFLOW,
 ) -> tuple[tf.Tensor, Cache]:
     """Runs the decoder: whole windows without a cache; prefill (T tokens) and decode (1 token) with one.
 
@@ -164,7 +188,7 @@ def hidden_states(
       slots: int32 [T], the cache slots that the tokens take, consecutive; none: 0 to T - 1. A token sees the slots up to its own.
       left_padding: int32 [B], the number of slots at each row's left that hold padding, so that rows of unequal length end
         together; positions count from there. None: no padding.
-      lookup: reads rows of the embedding. LiteRT's quantizer knows another way than `tf.gather`.
+      operations: what differs by target.
 
     Returns:
       The states after the final norm, float32 [B, T, hidden], and the cache with the tokens' keys and values in it (without a
@@ -181,14 +205,18 @@ def hidden_states(
     rotations = {local: _rotation(shape, positions, local) for local in kinds}
     masks = {local: _mask(shape, slots, context, left_padding, local) for local in kinds}
 
-    x = lookup(weights["embedding"], tf.reshape(tokens, [-1])) * math.sqrt(shape.hidden_dim)
+    x = operations.lookup(weights["embedding"], tf.reshape(tokens, [-1])) * math.sqrt(shape.hidden_dim)
     new_cache = []
     for index, local in enumerate(shape.local_layers):
         layer = {name.split(".")[2]: value for name, value in weights.items() if name.startswith(f"layers.{index}.")}
         normed = _rms_norm(x, layer["pre_attention_norm"], shape.layer_norm_epsilon)
-        attention, layer_cache = _attention(
-            shape, layer, normed, (batch, length), rotations[local], masks[local], slots, cache[index] if cache is not None else None
-        )
+
+        def remember(keys: tf.Tensor, values: tf.Tensor, index: int = index) -> LayerCache:
+            if cache is None:
+                return keys, values
+            return operations.write(cache[index][0], keys, slots), operations.write(cache[index][1], values, slots)
+
+        attention, layer_cache = _attention(shape, layer, normed, (batch, length), rotations[local], masks[local], remember)
         new_cache.append(layer_cache)
         if shape.use_post_attention_norm:
             attention = _rms_norm(attention, layer["post_attention_norm"], shape.layer_norm_epsilon)
@@ -268,10 +296,12 @@ def _attention(
     size: Sequence[int | tf.Tensor],
     rotation: tuple[tf.Tensor, tf.Tensor],
     mask: tf.Tensor,
-    slots: tf.Tensor,
-    cache: LayerCache | None,
+    remember: Callable[[tf.Tensor, tf.Tensor], LayerCache],
 ) -> tuple[tf.Tensor, LayerCache]:
-    """Grouped-query attention (arXiv:2305.13245) of the normed states [B * T, hidden]; returns the same shape, and the cache."""
+    """Grouped-query attention (arXiv:2305.13245) of the normed states [B * T, hidden]; returns the same shape, and the cache.
+
+    `remember` puts the new keys and values where they belong and returns all that the queries may see.
+    """
     batch, length = size
     heads, groups = shape.num_key_value_heads, shape.num_query_heads // shape.num_key_value_heads
 
@@ -282,11 +312,7 @@ def _attention(
         return tf.transpose(y, [0, 2, 1, 3])
 
     query = _rotate(split_heads("query", shape.num_query_heads), rotation) * shape.query_scale
-    key = _rotate(split_heads("key", heads), rotation)
-    value = split_heads("value", heads)
-    if cache is not None:
-        start = tf.stack([0, 0, slots[0], 0])
-        key, value = (gen_xla_ops.xla_dynamic_update_slice(old, new, start) for old, new in zip(cache, (key, value), strict=True))
+    key, value = remember(_rotate(split_heads("key", heads), rotation), split_heads("value", heads))
     scores = tf.matmul(tf.reshape(query, [batch, heads, groups * length, shape.head_dim]), key, transpose_b=True)
     scores = _soft_cap(scores, shape.attention_logit_soft_cap) + mask
     mixed = tf.reshape(tf.matmul(tf.nn.softmax(scores), value), [batch, shape.num_query_heads, length, shape.head_dim])

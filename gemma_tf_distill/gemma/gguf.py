@@ -14,6 +14,7 @@ from gemma_tf_distill.gemma.gguf_file import GGUFFile
 from gemma_tf_distill.gemma.model import LAYER_PERIOD, Gemma, architecture, fold_query_scale
 from gemma_tf_distill.gemma.storage import file_sha256
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
+from gemma_tf_distill.gemma.vocabulary import Vocabulary, full_vocabulary
 from gemma_tf_distill.monitoring.progress import progress
 
 # Published files whose sha256 is known: (general.name, bytes) to sha256.
@@ -125,33 +126,41 @@ def read_tokenizer(file: GGUFFile) -> Tokenizer:
     return Tokenizer(proto.SerializeToString())
 
 
-def load_gguf(path: str | os.PathLike, dtype: str = "float32") -> Gemma:
+def load_gguf(path: str | os.PathLike, dtype: str = "float32", vocabulary: Vocabulary | None = None) -> Gemma:
     """Loads a Gemma 3, one tensor at a time.
 
     Args:
       path: local path of the file.
       dtype: of weights and computation.
+      vocabulary: keep only these words of the file's.
 
     Raises:
-      WeightsError: if the file is damaged, incomplete, or holds something else.
+      WeightsError: if the file is damaged, incomplete, or holds something else, or `vocabulary` was made from another tokenizer.
     """
     file = open_gguf(path)
     config = read_architecture(file)
     tokenizer = read_tokenizer(file)
     _check_tensors(file, config)
     _check_sha256(file)
-    backbone = keras_hub.models.Gemma3Backbone(**config, dtype=dtype)
-    embedding = backbone.token_embedding.embeddings
-    for rows in file.blocks("token_embd.weight"):
-        # By blocks: the largest tensor would need two more copies of itself in float32.
-        embedding.value[rows].assign(tf.cast(file.tensor("token_embd.weight", rows), embedding.dtype))
+    words = full_vocabulary(tokenizer) if vocabulary is None else vocabulary
+    words.check_made_from(tokenizer)
+    backbone = keras_hub.models.Gemma3Backbone(**config | {"vocabulary_size": len(words.kept_ids)}, dtype=dtype)
+    _load_embedding(backbone.token_embedding.embeddings, file, words.kept_ids)
     _norm(backbone.layer_norm, file.tensor("output_norm.weight"))
     for index, layer in enumerate(backbone.transformer_layers):
         _load_layer(layer, file, index, config)
         progress("weights", index + 1, config["num_layers"], unit="layers")
     if config["num_layers"] == _LAYERS_OF_27B:
         fold_query_scale(backbone, config["hidden_dim"] // config["num_query_heads"])
-    return Gemma(backbone, tokenizer)
+    return Gemma(backbone, words.tokenizer)
+
+
+def _load_embedding(embeddings: Any, file: GGUFFile, kept_ids: np.ndarray) -> None:
+    """By blocks of rows: in one piece, the largest tensor would need two more copies of itself in float32."""
+    for rows in file.blocks("token_embd.weight"):
+        first, last = np.searchsorted(kept_ids, [rows.start, rows.stop]).tolist()
+        values = file.tensor("token_embd.weight", rows)[kept_ids[first:last] - rows.start]
+        embeddings.value[first:last].assign(tf.cast(values, embeddings.dtype))
 
 
 def _load_layer(layer: Any, file: GGUFFile, index: int, config: Mapping[str, Any]) -> None:

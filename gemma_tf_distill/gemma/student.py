@@ -8,7 +8,7 @@ import keras
 import keras_hub
 
 from gemma_tf_distill.config import StudentConfig
-from gemma_tf_distill.errors import ConfigError, WeightsError
+from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.model import LAYER_PERIOD, Gemma, architecture, is_local
 from gemma_tf_distill.gemma.presets import preset_architecture
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ def build_student(config: StudentConfig, teacher: Gemma, vocabulary: Vocabulary,
     else:
         layers = range(teacher.backbone.num_layers) if config.layers is None else config.layers
         return _from_layers(teacher, layers, vocabulary, dtype)
-    _check_vocabulary(teacher, vocabulary)
+    vocabulary.check_made_from(teacher.tokenizer)
     keras.utils.set_random_seed(seed)
     backbone = keras_hub.models.Gemma3Backbone(**sizes | {"vocabulary_size": len(vocabulary.kept_ids)}, dtype=dtype)
     return Gemma(backbone, vocabulary.tokenizer)
@@ -95,7 +95,7 @@ def _nearest_layers(layers: Sequence[int], num_layers: int) -> list[int]:
 
 def _from_layers(teacher: Gemma, layers: Sequence[int], vocabulary: Vocabulary, dtype: str) -> Gemma:
     check_layers(layers, teacher.backbone.num_layers)
-    _check_vocabulary(teacher, vocabulary)
+    vocabulary.check_made_from(teacher.tokenizer)
     config = teacher.config | {"num_layers": len(layers), "vocabulary_size": len(vocabulary.kept_ids), "dtype": dtype}
     for name in ("name", "trainable"):
         config.pop(name, None)
@@ -107,12 +107,3 @@ def _from_layers(teacher: Gemma, layers: Sequence[int], vocabulary: Vocabulary, 
         for weight, value in zip(target.weights, source.weights, strict=True):
             weight.assign(value)
     return Gemma(backbone, vocabulary.tokenizer)
-
-
-def _check_vocabulary(teacher: Gemma, vocabulary: Vocabulary) -> None:
-    if int(vocabulary.kept_ids[-1]) < teacher.tokenizer.vocabulary_size:
-        theirs = (teacher.tokenizer.piece(index) for index in vocabulary.kept_ids.tolist())
-        ours = (vocabulary.tokenizer.piece(index) for index in range(len(vocabulary.kept_ids)))
-        if all(mine == other for mine, other in zip(ours, theirs, strict=True)):
-            return
-    raise WeightsError("the vocabulary was made from another teacher's: its words are not the teacher's at their ids")

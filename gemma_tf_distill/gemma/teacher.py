@@ -6,22 +6,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras_hub
+import tensorflow as tf
 
 from gemma_tf_distill.errors import WeightsError
 from gemma_tf_distill.gemma import gguf, package, presets
 from gemma_tf_distill.gemma.model import Gemma, check_text_only, read_config, read_tokenizer
 from gemma_tf_distill.gemma.storage import is_remote, local_file, one_line
+from gemma_tf_distill.gemma.student import trim_teacher
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
+from gemma_tf_distill.gemma.vocabulary import Vocabulary
 
 GGUF, PRESET = "gguf:", "preset:"
 
 
-def load_teacher(source: str, dtype: str = "float32") -> Gemma:
+def load_teacher(source: str, dtype: str = "float32", vocabulary: Vocabulary | None = None) -> Gemma:
     """Loads a Gemma 3 text model with its tokenizer.
 
     Args:
       source: `gguf:package`, `gguf:PATH`, `preset:NAME`, or a folder saved by KerasHub.
       dtype: of weights and computation, `float32` or `bfloat16`.
+      vocabulary: keep only these words, as `trim_teacher` does; a GGUF file then needs half the time and memory.
 
     Raises:
       WeightsError: if the weights are missing, out of reach, damaged, or of another architecture.
@@ -29,15 +33,17 @@ def load_teacher(source: str, dtype: str = "float32") -> Gemma:
     """
     if source.startswith(GGUF):
         with _gguf_path(source) as path:
-            return gguf.load_gguf(path, dtype)
+            return gguf.load_gguf(path, dtype, vocabulary)
     if source.startswith(PRESET):
         name = source.removeprefix(PRESET)
         presets.check_preset(name)
         with _reaching(name):
             backbone = keras_hub.models.Gemma3Backbone.from_preset(name, dtype=dtype)
         check_text_only(type(backbone).__name__, backbone.get_config(), source)
-        return Gemma.restored(backbone, load_tokenizer(source))
-    return Gemma.load(_folder(source), dtype)
+        teacher = Gemma.restored(backbone, load_tokenizer(source))
+    else:
+        teacher = Gemma.load(_folder(source), dtype)
+    return teacher if vocabulary is None else trim_teacher(teacher, vocabulary)
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -69,6 +75,29 @@ def describe_source(source: str) -> dict[str, Any]:
     if source.startswith(PRESET):
         return presets.preset_architecture(source.removeprefix(PRESET))
     return read_config(_folder(source))
+
+
+def teacher_fingerprint(source: str) -> str:
+    """The state of a source without reading it, so that other weights under the same name miss the pipeline's cache.
+
+    Returns:
+      Names, sizes and times of change of its files; a preset's version on Kaggle; the beginning of the package's sha256.
+
+    Raises:
+      WeightsError, MissingExtraError: if it is not there.
+    """
+    if source.startswith(PRESET):
+        name = source.removeprefix(PRESET)
+        presets.check_preset(name)
+        return keras_hub.models.Gemma3Backbone.presets[name]["kaggle_handle"]
+    if source == f"{GGUF}package":
+        return package.package_file(verify=False).name
+    root = os.path.expanduser(source.removeprefix(GGUF)) if source.startswith(GGUF) else _folder(source)
+    if not tf.io.gfile.exists(root):
+        raise WeightsError(f"teacher.source {source!r} names no file: there is nothing at {root}")
+    folders = tf.io.gfile.walk(root) if tf.io.gfile.isdir(root) else [(os.path.dirname(root), [], [os.path.basename(root)])]
+    paths = sorted(os.path.join(folder, name) for folder, _, names in folders for name in names)
+    return repr([(path, stat.length, stat.mtime_nsec) for path in paths for stat in [tf.io.gfile.stat(path)]])
 
 
 @contextlib.contextmanager

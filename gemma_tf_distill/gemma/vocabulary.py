@@ -47,6 +47,16 @@ class Vocabulary:
         """The student's tokenizer."""
         return Tokenizer(self.proto)
 
+    def check_made_from(self, tokenizer: Tokenizer) -> None:
+        """Raises WeightsError unless every word is the teacher's own word at its id."""
+        if self.proto == tokenizer.proto:
+            return
+        if int(self.kept_ids[-1]) < tokenizer.vocabulary_size:
+            words = zip(range(len(self.kept_ids)), self.kept_ids.tolist(), strict=True)
+            if all(self.tokenizer.piece(mine) == tokenizer.piece(theirs) for mine, theirs in words):
+                return
+        raise WeightsError("the vocabulary was made from another teacher's: its words are not the teacher's at their ids")
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `tokenizer.model`, `kept_ids.npy` and `vocabulary.json`; the folder appears whole or not at all."""
         with publish_folder(folder) as local:

@@ -57,7 +57,7 @@ class TextDisplay:
         self._live = live
         self._clock = clock
         self._nodes: list[str] = []
-        self._node: str | None = None
+        self._title = ""
         self._started = self._last_plain = clock()
         self._task: _Task | None = None
         self._shown = ""
@@ -67,6 +67,8 @@ class TextDisplay:
         kind = event.get("event")
         if kind == "pipeline":
             self._nodes = list(event["nodes"])
+        elif kind == "stage":
+            self._begin(event["stage"])
         elif kind == "node":
             self._show_node(event["node"], event["state"])
         elif kind == "progress":
@@ -76,20 +78,23 @@ class TextDisplay:
 
     def _show_node(self, node: str, state: str) -> None:
         if state == "running":
-            self._node, self._task = node, None
-            self._started = self._last_plain = self._clock()
-            if not self._live:
-                self._line(f"{self._place(node)} …")
+            self._begin(self._place(node))
             return
         text = {"complete": f"done in {duration(self._clock() - self._started)}", "cached": "unchanged, taken from cache"}
         self._line(f"{self._place(node)} {text.get(state, state)}")
-        self._node = self._task = None
+        self._begin("")
+
+    def _begin(self, title: str) -> None:
+        self._title, self._task = title, None
+        self._started = self._last_plain = self._clock()
+        if title and not self._live:
+            self._line(f"{title} …")
 
     def tick(self) -> None:
         """See `Display`."""
         now = self._clock()
         if self._live:
-            if self._node:
+            if self._title:
                 self._rewrite(self._status(now))
         elif self._task and now - self._last_plain >= _PLAIN_SECONDS:
             self._last_plain = now
@@ -104,8 +109,7 @@ class TextDisplay:
         self._stream.flush()
 
     def _status(self, now: float) -> str:
-        place = self._place(self._node) if self._node else " " * 7
-        return f"{place} {self._task.describe()}" if self._task else f"{place} {duration(now - self._started)}"
+        return f"{self._title} {self._task.describe() if self._task else duration(now - self._started)}"
 
     def _place(self, node: str) -> str:
         if node not in self._nodes:

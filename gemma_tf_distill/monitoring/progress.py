@@ -12,7 +12,8 @@ def emit(event: str, **fields: Any) -> None:
     """Adds one line to the file that `GEMMA_DISTILL_PROGRESS` names; nothing happens where it is not set.
 
     Args:
-      event: `node` (a pipeline node changed state), `progress` (a long step went on) or `error`.
+      event: `stage` (what is done before the first node), `pipeline` (the `nodes` that follow), `node` (one changed its state),
+        `progress` (a long step went on), `error` or `outcome` (the run ended).
       **fields: what JSON can hold.
     """
     path = os.environ.get(ENVIRONMENT_VARIABLE)

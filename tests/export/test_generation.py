@@ -2,6 +2,7 @@
 
 import builtins
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -42,6 +43,17 @@ def test_every_format_writes_what_the_student_writes(model, expected):
         assert "".join(pieces) == expected[prompt]
         if model.format == "tflite":
             assert len(pieces) > 1
+
+
+def test_a_tflite_runs_without_tensorflow_and_prints_its_text_only(pushed, expected):
+    program = f"""
+import sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+from gemma_tf_distill.export.generation import load_generator
+print("".join(load_generator({str(pushed / "model.tflite")!r}).generate("Returns the", {NEW})))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected["Returns the"] + "\n", "")
 
 
 def test_an_argument_that_was_no_utf8_is_read_with_replacement_characters(model):

@@ -5,6 +5,7 @@ import multiprocessing
 import pathlib
 import shutil
 import sys
+import time
 
 import keras_hub
 import numpy as np
@@ -15,7 +16,9 @@ from gemma_tf_distill.errors import MissingExtraError, WeightsError
 from gemma_tf_distill.gemma import package
 from gemma_tf_distill.gemma.gguf import KNOWN_FILES
 from gemma_tf_distill.gemma.presets import text_presets
+from gemma_tf_distill.gemma.student import trim_teacher
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher, load_tokenizer
+from gemma_tf_distill.gemma.vocabulary import Vocabulary, trim_vocabulary
 
 GPL_3 = "3972dc9744f6499f0f9b2dbf76696f2ae7ad8af9b23dde66d6af86c9dfb36986"
 
@@ -50,6 +53,18 @@ def test_a_saved_folder(tiny_teacher, tmp_path):
     assert load_tokenizer(source) == tiny_teacher.tokenizer
     assert describe_source(source)["num_layers"] == 7
     assert load_teacher(source, dtype="bfloat16").backbone.compute_dtype == "bfloat16"
+
+
+def test_a_teacher_with_some_words_only(tiny_teacher, tiny_gguf, tmp_path, monkeypatch):
+    monkeypatch.setattr("gemma_tf_distill.gemma.gguf_file._ROWS_AT_A_TIME", 50)
+    vocabulary = trim_vocabulary(tiny_teacher.tokenizer, dict.fromkeys(tiny_teacher.tokenizer.encode("the mean of values"), 1))
+    tiny_teacher.save(tmp_path / "model")
+    for source in (f"gguf:{tiny_gguf}", str(tmp_path / "model")):
+        loaded = load_teacher(source, vocabulary=vocabulary)
+        assert loaded.tokenizer == vocabulary.tokenizer
+        assert same_logits(loaded, trim_teacher(tiny_teacher, vocabulary))
+        with pytest.raises(WeightsError, match="another teacher"):
+            load_teacher(source, vocabulary=Vocabulary(vocabulary.kept_ids + np.int32(1), vocabulary.proto))
 
 
 def test_remote_folders_and_files(tiny_teacher, tiny_gguf):
@@ -158,6 +173,8 @@ class FakePackage:
     def assemble(path, overwrite=False):
         with open(path.parent / "assembled", "a") as log:
             log.write("x")
+        # Long enough for another process to come by.
+        time.sleep(0.2)
         path.write_bytes(FakePackage.CONTENT)
         return path
 

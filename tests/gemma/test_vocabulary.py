@@ -17,6 +17,9 @@ from gemma_tf_distill.errors import ConfigError, WeightsError
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
 from gemma_tf_distill.gemma.vocabulary import SPECIAL_PIECES, Vocabulary, full_vocabulary, trim_vocabulary
 
+NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
+UNUSED = sentencepiece_model_pb2.ModelProto.SentencePiece.UNUSED
+
 LEAST = 256 + len(SPECIAL_PIECES)
 
 ODD_TEXTS = [
@@ -104,13 +107,29 @@ def test_a_size_below_specials_and_bytes_is_refused(tiny_tokenizer):
         trim_vocabulary(tiny_tokenizer, {}, LEAST - 1)
 
 
+def with_pieces(tokenizer: Tokenizer, pieces: dict[str, tuple[float, int]]) -> Tokenizer:
+    model = sentencepiece_model_pb2.ModelProto.FromString(tokenizer.proto)
+    for piece, (score, kind) in pieces.items():
+        model.pieces.add(piece=piece, score=score, type=kind)
+    return Tokenizer(model.SerializeToString())
+
+
+def test_merges_of_a_high_score_come_first(tiny_tokenizer):
+    tokenizer = with_pieces(
+        tiny_tokenizer, {"qj": (-1, NORMAL), "jz": (-2, NORMAL), "qjz": (-3, NORMAL), "zz": (-4, NORMAL), "zzz": (-5, NORMAL)}
+    )
+    assert tokenizer.encode("qjzzzz") == [tokenizer.id_of("qjz"), tokenizer.id_of("zzz")]
+    kept = trim_vocabulary(tokenizer, {tokenizer.id_of("qjz"): 1}).tokenizer
+    assert [kept.id_of(piece) is not None for piece in ("q", "j", "z", "qj", "qjz", "jz")] == [True, True, True, True, True, False]
+    kept = trim_vocabulary(tokenizer, {tokenizer.id_of("zzz"): 1}).tokenizer
+    assert [kept.id_of(piece) is not None for piece in ("z", "zz", "zzz", "jz")] == [True, True, True, False]
+
+
 def test_unused_pieces_still_keep_their_parts_from_others(tiny_tokenizer):
-    """SentencePiece merges into an unused piece and splits it again afterwards."""
-    model = sentencepiece_model_pb2.ModelProto.FromString(tiny_tokenizer.proto)
-    model.pieces[tiny_tokenizer.id_of("▁the")].type = sentencepiece_model_pb2.ModelProto.SentencePiece.UNUSED
-    tokenizer = Tokenizer(model.SerializeToString())
-    corpus = ["the mean of the values", " the other", " then again the best"]
-    assert tokenizer.id_of("▁the") not in count(tokenizer, corpus)
+    """SentencePiece merges q and j into the unused piece and splits it again afterwards, when z has gone its way."""
+    tokenizer = with_pieces(tiny_tokenizer, {"qj": (-1, UNUSED), "jz": (-2, NORMAL)})
+    corpus = ["qjz", "jz"]
+    assert [[tokenizer.piece(i) for i in ids] for ids in tokenizer.encode_batch(corpus)] == [["q", "j", "z"], ["jz"]]
     assert_same_segmentation(tokenizer, trim_vocabulary(tokenizer, count(tokenizer, corpus)), corpus)
 
 

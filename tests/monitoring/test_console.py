@@ -36,6 +36,7 @@ PIPELINE = {"time": 0.0, "event": "pipeline", "nodes": ["CorpusGen", "Distiller"
 def test_plain_lines_say_which_node_and_how_far(clock):
     stream = io.StringIO()
     display = TextDisplay(stream, live=False, clock=clock)
+    display.show({"time": 0.0, "event": "stage", "stage": "starting TFX"})
     display.show(PIPELINE)
     display.show(node("CorpusGen", "running"))
     display.show(node("CorpusGen", "cached"))
@@ -52,6 +53,7 @@ def test_plain_lines_say_which_node_and_how_far(clock):
     display.show(node("Distiller", "complete"))
     display.close()
     assert stream.getvalue().splitlines() == [
+        "starting TFX …",
         "[ 1/2] CorpusGen …",
         "[ 1/2] CorpusGen unchanged, taken from cache",
         "[ 2/2] Distiller …",
@@ -64,6 +66,8 @@ def test_the_live_line_is_rewritten_and_never_wider_than_the_terminal(clock, mon
     monkeypatch.setenv("COLUMNS", "60")
     stream = io.StringIO()
     display = TextDisplay(stream, live=True, clock=clock)
+    display.show({"time": 0.0, "event": "stage", "stage": "starting TFX"})
+    display.tick()
     display.show(PIPELINE)
     display.show(node("Distiller", "running"))
     for second in range(1, 60):
@@ -76,6 +80,18 @@ def test_the_live_line_is_rewritten_and_never_wider_than_the_terminal(clock, mon
     assert text.count("\n") == 1
     assert text.endswith("\r\x1b[K[ 2/2] Distiller done in 59 s\n")
     assert max(len(line) for line in re.split(r"\r\x1b\[K|\n", text)) < 60
+
+
+def test_a_step_that_stands_still_is_not_repeated(clock):
+    stream = io.StringIO()
+    display = TextDisplay(stream, live=False, clock=clock)
+    display.show(PIPELINE)
+    display.show(node("Distiller", "running"))
+    display.show(progress(1.0, 5))
+    for _ in range(5):
+        clock.now += 11
+        display.tick()
+    assert stream.getvalue().count("student: 5 of 210,000 tokens") == 1
 
 
 def test_the_rate_is_that_of_the_last_half_minute_and_survives_a_resumed_run(clock):

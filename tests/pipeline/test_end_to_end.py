@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from gemma_tf_distill.config import Config, config_from_dict
-from gemma_tf_distill.errors import ConfigError, CorpusError, WeightsError
+from gemma_tf_distill.errors import ConfigError, CorpusError, UserError, WeightsError
 from tests.conftest import SENTENCES
 from tfx_pipeline import checks, local_runner
 from tfx_pipeline import pipeline as pipeline_module
@@ -267,3 +267,12 @@ def test_a_killed_command_is_started_again_and_goes_on(values, tmp_path):
     assert states["TeacherScorer"] == states["Pusher"] == "complete"
     assert events[-1]["event"] == "outcome"
     assert events[-1]["report"]["blessed"]
+
+
+def test_a_pushed_version_that_was_taken_away_is_told(first, values, output):
+    # Pusher comes from cache, and what it had pushed is gone.
+    report, _ = run(config_from_dict(values), output)
+    version = pathlib.Path(report["pushed"])
+    version.rename(version.with_name("elsewhere"))
+    with pytest.raises(UserError, match="is no longer there"):
+        local_runner.run(config_from_dict(values), output)

@@ -129,7 +129,7 @@ def test_the_job_reaches_vertex_as_it_was_compiled(compiled, service):
 
 def test_a_refusal_is_one_line(compiled, service):
     service.status = 403
-    with pytest.raises(UserError, match="Vertex AI did not take the job: .*no such project") as caught:
+    with pytest.raises(UserError, match=r"Vertex AI did not take the job: .*no such project") as caught:
         submit_job(compiled[0], "my-project", "europe-west4")
     assert "\n" not in str(caught.value)
 
