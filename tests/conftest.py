@@ -6,6 +6,7 @@ leaves them out. All others use tiny random models.
 
 import io
 
+import keras
 import keras_hub
 import numpy as np
 import pytest
@@ -25,6 +26,12 @@ SENTENCES = [
     "It was the best of times, it was the worst of times, it was the age of wisdom.",
     "Numbers such as 1984 and 2026 are split into digits, naïve café words are not.",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Python's, numpy's and Keras' global generators begin every test alike."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from gemma_tf_distill import cli
 from gemma_tf_distill.errors import WeightsError
 from tests.monitoring.test_run_report import REPORT, SAMPLES
-from tfx_pipeline import launcher
+from tfx_pipeline import launcher, output_folder
 
 PRELUDE = """
 import json, os, pathlib, sys, time
@@ -233,7 +233,8 @@ with OutputFolder(pathlib.Path("o")).claim():
 """
 
 
-def test_two_runs_in_one_folder_are_one_too_many(child, tmp_path, capfd):
+def test_two_runs_in_one_folder_are_one_too_many(child, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(output_folder, "_LOCK_SECONDS", 0.2)
     command = subprocess.Popen([sys.executable, "-c", CLAIM], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     try:
         assert command.stdout is not None

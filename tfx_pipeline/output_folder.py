@@ -30,6 +30,7 @@ from gemma_tf_distill.errors import ConfigError
 # and so whether a new model can be compared with the blessed one.
 IDENTITY = ("name", "teacher.source", "corpus", "student.vocabulary", "distillation.top_k")
 
+_LOCK_SECONDS = 15.0
 _BEFORE_CONFIG = {"logs", "progress.jsonl", ".lock"}
 
 
@@ -102,14 +103,26 @@ class OutputFolder:
         self.logs.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(f"another run is using {self.path}: wait for it, or choose another --output") from error
+            if not _lock(lock):
+                raise ConfigError(f"another run is using {self.path}: wait for it, or choose another --output")
             self.progress.write_text("")
             yield Claim(self.path, lock, empty, created)
         finally:
             os.close(lock)
+
+
+def _lock(descriptor: int) -> bool:
+    """Locks a file, or gives up after a while: what is left of a run that was just killed needs a moment to end."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,25 +12,31 @@ from gemma_tf_distill.config import StudentConfig, config_from_dict
 from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.export.verification import ParityError
 from gemma_tf_distill.gemma.student import build_student, trim_teacher
-from gemma_tf_distill.gemma.vocabulary import Vocabulary, trim_vocabulary
+from gemma_tf_distill.gemma.vocabulary import Vocabulary, full_vocabulary, trim_vocabulary
 
 PROMPTS = ["Returns the", "The quick brown fox"]
 
 
 @pytest.fixture(scope="module")
-def student(tiny_teacher):
-    """Two layers and a part of the words."""
-    words = tiny_teacher.tokenizer.encode("Returns the mean of the values. The quick brown fox jumps.")
-    vocabulary = trim_vocabulary(tiny_teacher.tokenizer, dict.fromkeys(words, 1))
-    assert vocabulary.tokenizer.vocabulary_size < tiny_teacher.tokenizer.vocabulary_size
-    return build_student(StudentConfig(layers=(0, 1)), tiny_teacher, vocabulary, seed=0)
+def teacher(tiny_teacher):
+    """Two layers, which are exported and traced sooner than seven."""
+    return build_student(StudentConfig(layers=(0, 1)), tiny_teacher, full_vocabulary(tiny_teacher.tokenizer), seed=0)
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_teacher, student, tmp_path_factory):
+def student(teacher):
+    """One layer and a part of the words."""
+    words = teacher.tokenizer.encode("Returns the mean of the values. The quick brown fox jumps.")
+    vocabulary = trim_vocabulary(teacher.tokenizer, dict.fromkeys(words, 1))
+    assert vocabulary.tokenizer.vocabulary_size < teacher.tokenizer.vocabulary_size
+    return build_student(StudentConfig(layers=(0,)), teacher, vocabulary, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folders(teacher, student, tmp_path_factory):
     """The teacher as KerasHub saves it, and the student as Distiller does."""
     root = tmp_path_factory.mktemp("exporter")
-    tiny_teacher.save(root / "teacher")
+    teacher.save(root / "teacher")
     student.save(root / "student" / "student")
     return root
 
@@ -62,16 +68,16 @@ def test_the_artifact_holds_what_evaluator_and_pusher_read(exported):
     assert set(signatures["eval"].structured_input_signature[1]) == {"examples"}
 
 
-def test_the_report_shows_teacher_and_student_side_by_side(exported, tiny_teacher, student):
+def test_the_report_shows_teacher_and_student_side_by_side(exported, teacher, student):
     report = json.loads((exported / "export.json").read_text())
     assert report["formats"] == ["saved_model", "tflite"]
     assert report["seconds"] > 0
     assert [sample["prompt"] for sample in report["samples"]] == PROMPTS
     assert [sample["student"] for sample in report["samples"]] == sample_completions(student, PROMPTS, 6)
     # The teacher writes with the student's words only, as it scored the corpus.
-    kept = [tiny_teacher.tokenizer.id_of(student.tokenizer.piece(index)) for index in range(student.tokenizer.vocabulary_size)]
-    teacher = trim_teacher(tiny_teacher, Vocabulary(np.array(kept, np.int32), student.tokenizer.proto))
-    assert [sample["teacher"] for sample in report["samples"]] == sample_completions(teacher, PROMPTS, 6)
+    kept = [teacher.tokenizer.id_of(student.tokenizer.piece(index)) for index in range(student.tokenizer.vocabulary_size)]
+    trimmed = trim_teacher(teacher, Vocabulary(np.array(kept, np.int32), student.tokenizer.proto))
+    assert [sample["teacher"] for sample in report["samples"]] == sample_completions(trimmed, PROMPTS, 6)
     assert [sample["teacher"] for sample in report["samples"]] != [sample["student"] for sample in report["samples"]]
 
 

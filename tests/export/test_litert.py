@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from gemma_tf_distill.config import StudentConfig
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export import litert
 from gemma_tf_distill.export.litert_runtime import LiteRtModel
 from gemma_tf_distill.gemma.functional import weights_of
+from gemma_tf_distill.gemma.student import build_student
+from gemma_tf_distill.gemma.vocabulary import full_vocabulary
 
 CONTEXT, VOCABULARY = 64, 420
 
@@ -104,7 +107,8 @@ def test_the_limit_lets_what_fits_pass():
 
 def test_conversion_and_loading_print_nothing(tiny_teacher, tmp_path, capfd):
     path = tmp_path / "m.tflite"
-    litert.export_litert(tiny_teacher, str(path), context_length=8, prefill_lengths=())
+    small = build_student(StudentConfig(layers=(0,)), tiny_teacher, full_vocabulary(tiny_teacher.tokenizer), seed=0)
+    litert.export_litert(small, str(path), context_length=8, prefill_lengths=())
     LiteRtModel(path).decode(2, 0)
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")

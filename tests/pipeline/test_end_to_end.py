@@ -234,7 +234,7 @@ def test_a_mistake_that_a_component_finds_comes_out_as_it_is(values, tmp_path, m
 def test_so_does_one_from_inside_a_beam_worker(first, values, output, monkeypatch, runner):
     from components.teacher_scorer import handler
 
-    def fail(source: str, dtype: str):
+    def fail(source: str, *others: object):
         raise WeightsError(f"{source} is damaged: its sha256 is not the published one")
 
     monkeypatch.setattr(handler, "load_teacher", fail)

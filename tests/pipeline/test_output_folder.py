@@ -1,13 +1,16 @@
 """Who may use an output folder, and what is left in it."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+import threading
 
 import pytest
 
 from gemma_tf_distill.config import Config, CorpusConfig, GatesConfig, StudentConfig, TeacherConfig, TrainingConfig
 from gemma_tf_distill.errors import ConfigError
+from tfx_pipeline import output_folder
 from tfx_pipeline.output_folder import OutputFolder, write_whole
 
 CONFIG = Config(name="test", gates=GatesConfig(max_heldout_nll=4.0))
@@ -91,11 +94,21 @@ def test_places_that_cannot_be_written_to(tmp_path, path):
     assert "\n" not in str(caught.value)
 
 
-def test_one_run_at_a_time(used):
+def test_one_run_at_a_time(used, monkeypatch):
+    monkeypatch.setattr(output_folder, "_LOCK_SECONDS", 0.2)
     with used.claim(), pytest.raises(ConfigError, match="another run is using"), used.claim():
         pass
     with used.claim():
         pass
+
+
+def test_what_is_left_of_a_killed_run_is_waited_for(used):
+    with contextlib.ExitStack() as former:
+        former.enter_context(used.claim())
+        timer = threading.Timer(0.5, former.close)
+        timer.start()
+        with used.claim():
+            timer.join()
 
 
 def test_progress_starts_empty_in_every_run(used):
