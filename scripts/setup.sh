@@ -9,6 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly STEPS=${*:-packages project}
 readonly EXTRAS=${EXTRAS-dev}
 readonly PYTHON=.venv/bin/python
+# Compiled once here and not by every process that can't write byte code: importing TFX takes a third of the time.
+export UV_COMPILE_BYTECODE=${UV_COMPILE_BYTECODE-1}
 
 uv() { bash scripts/uv.sh "$@"; }
 

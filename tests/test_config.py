@@ -131,9 +131,7 @@ def test_a_missing_file_lists_the_recipes(tmp_path):
 
 def test_overrides_change_and_add_keys_and_leave_the_file_alone(tmp_path):
     path = write(tmp_path / "c.yaml", FULL)
-    config = load_config(
-        path, ["training.learning_rate=0.001", "corpus.window=32", "student.layers=[0, 1]", "gates.min_top1_agreement=0.5"]
-    )
+    config = load_config(path, ["training.learning_rate=1e-3", "corpus.window=32", "student.layers=[0, 1]", "gates.min_top1_agreement=0.5"])
     assert config.training.learning_rate == pytest.approx(1e-3)
     assert (config.corpus.window, config.student.layers, config.gates.min_top1_agreement) == (32, (0, 1), 0.5)
     assert load_config(path).corpus.window == 64

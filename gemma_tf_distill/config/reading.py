@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ import yaml
 
 from gemma_tf_distill.config.sections import Config
 from gemma_tf_distill.errors import ConfigError
+
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 def _expected(hint: Any) -> str:
@@ -41,6 +44,9 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         if option is int and isinstance(value, int) and not isinstance(value, bool):
             return value
         if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        # YAML 1.1 reads 1e-3, which has no point, as a text.
+        if option is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
             return float(value)
     raise ConfigError(f"{key} must be {_expected(hint)}, not {value!r}")
 

@@ -102,7 +102,12 @@ def run(tmp_path_factory, teacher_folder):
         CorpusGen.EXECUTOR_SPEC.executor_class(context).Do(
             {},
             {"examples": [examples], "tokenizer": [tokenizer]},
-            {"config": corpus_gen_config(config_from_dict(config)), "corpus_fingerprint": "", "source_digest": ""},
+            {
+                "config": corpus_gen_config(config_from_dict(config)),
+                "corpus_fingerprint": "",
+                "teacher_fingerprint": "",
+                "source_digest": "",
+            },
         )
         return Result(examples, Vocabulary.load(tokenizer.uri))
 

@@ -17,7 +17,7 @@ from gemma_tf_distill.gemma import package
 from gemma_tf_distill.gemma.gguf import KNOWN_FILES
 from gemma_tf_distill.gemma.presets import text_presets
 from gemma_tf_distill.gemma.student import trim_teacher
-from gemma_tf_distill.gemma.teacher import describe_source, load_teacher, load_tokenizer
+from gemma_tf_distill.gemma.teacher import describe_source, load_teacher, load_tokenizer, teacher_fingerprint
 from gemma_tf_distill.gemma.vocabulary import Vocabulary, trim_vocabulary
 
 GPL_3 = "3972dc9744f6499f0f9b2dbf76696f2ae7ad8af9b23dde66d6af86c9dfb36986"
@@ -78,6 +78,20 @@ def test_remote_folders_and_files(tiny_teacher, tiny_gguf):
     for source in ("ram://bucket/models/other", "gguf:ram://bucket/other.gguf"):
         with pytest.raises(WeightsError, match="other"):
             load_teacher(source)
+
+
+def test_the_fingerprint_is_of_the_files(tiny_teacher, tiny_gguf, tmp_path):
+    folder = tmp_path / "teacher"
+    tiny_teacher.save(folder)
+    before = teacher_fingerprint(str(folder))
+    assert teacher_fingerprint(str(folder)) == before
+    with open(folder / "config.json", "a") as file:
+        file.write("\n")
+    assert teacher_fingerprint(str(folder)) != before
+    file_before = teacher_fingerprint(f"gguf:{tiny_gguf}")
+    assert pathlib.Path(tiny_gguf).name in file_before
+    with pytest.raises(WeightsError, match="there is nothing at"):
+        teacher_fingerprint(f"gguf:{tmp_path}/none.gguf")
 
 
 def test_a_folder_saved_by_kerashub(tiny_teacher, tmp_path):
