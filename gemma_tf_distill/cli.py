@@ -13,7 +13,7 @@ from types import FrameType
 from typing import NoReturn
 
 from gemma_tf_distill.config import Config, load_config, recipes
-from gemma_tf_distill.errors import ConfigError, UserError
+from gemma_tf_distill.errors import ConfigError, UserError, refused_by_system
 from gemma_tf_distill.monitoring.console import Display, JsonDisplay, TextDisplay
 from gemma_tf_distill.monitoring.run_report import render_outcome
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
@@ -74,13 +74,19 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="complete a prompt with an exported model")
     generate.add_argument("model", metavar="MODEL", help="a SavedModel folder, a .tflite file, or the folder of a pushed version")
     generate.add_argument("prompt", metavar="PROMPT")
-    generate.add_argument("--max-new-tokens", type=int, default=48, metavar="N", help="tokens to add at the most (default: 48)")
+    generate.add_argument("--max-new-tokens", type=_at_least_one, default=48, metavar="N", help="tokens to add at the most (default: 48)")
     generate.set_defaults(function=_generate)
 
     doctor = commands.add_parser("doctor", help="show versions, devices, and which weights are in reach")
     doctor.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
     doctor.set_defaults(function=_doctor)
     return parser
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -174,6 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell(error, EXIT_USER_ERROR)
     except RunFailedError as error:
         return _tell(error, EXIT_FAILURE)
+    except OSError as error:
+        if refused := refused_by_system(error):
+            return _tell(refused, EXIT_USER_ERROR)
+        raise
     except KeyboardInterrupt:
         print("\ngemma-distill: interrupted, the same command goes on from there", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -1,5 +1,7 @@
 """Errors that a person can act on: one clear line, no traceback, exit code 2."""
 
+import errno
+
 
 class UserError(Exception):
     """Something that the user gave is wrong; the message says what, the value received, and what to do.
@@ -25,9 +27,19 @@ class MissingExtraError(UserError):
 
     def __init__(self, package: str, extra: str, purpose: str):
         """Makes the message of what is missing, what installs it, and what needs it."""
-        # All three are the arguments, so that the error can cross from a Beam worker's process by pickling.
-        super().__init__(package, extra, purpose)
+        super().__init__(f"{purpose} needs {package}, which is not installed: pip install 'gemma-tf-distill[{extra}]'")
+        self._arguments = (package, extra, purpose)
 
-    def __str__(self) -> str:
-        package, extra, purpose = self.args
-        return f"{purpose} needs {package}, which is not installed: pip install 'gemma-tf-distill[{extra}]'"
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Lets the error cross between processes; by default it would be built of its message alone."""
+        return type(self), self._arguments
+
+
+def refused_by_system(error: BaseException) -> UserError | None:
+    """The UserError for a path that the operating system refuses: no permission, read-only, too long a name, a full disk; else none."""
+    refusals = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.ELOOP)
+    if isinstance(error, OSError) and error.errno in refusals and error.filename:
+        name = str(error.filename)
+        shown = name if len(name) <= 200 else f"{name[:200]}…"
+        return UserError(f"{shown} can't be used: {error.strerror}; choose another path, or change this one's rights")
+    return None

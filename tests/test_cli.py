@@ -68,8 +68,11 @@ def assert_one_line(err: str) -> None:
         (["run", "demo", "extra"], "unrecognized arguments: extra"),
         (["run", "demo", "--image", "x"], "--image needs --runner vertex"),
         (["run", "demo", "--output", "/proc/nothing"], "can't be written to"),
+        (["run", "demo", "--output", "/tmp/" + "x" * 300], "can't be used: File name too long"),
+        (["run", "x" * 5000], "can't be used: File name too long"),
         (["generate", "model"], "required: PROMPT"),
-        (["generate", "model", "text", "--max-new-tokens", "many"], "invalid int value: 'many'"),
+        (["generate", "model", "text", "--max-new-tokens", "0"], "must be a whole number above 0, not '0'"),
+        (["generate", "model", "text", "--max-new-tokens", "many"], "must be a whole number above 0, not 'many'"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(child, tmp_path, capfd, arguments, message):

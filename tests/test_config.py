@@ -65,18 +65,18 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"seed": "one"}, "seed must be a whole number, not 'one'"),
         ({"seed": True}, "seed must be a whole number, not True"),
         ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
-        ({"training": 3}, "training must be a section, not 3"),
+        ({"training": 3}, "training must be a section of keys, not 3"),
         ({"training": {"control": "yes"}}, "training.control must be true or false, not 'yes'"),
         ({"training": {"learning_rate": "fast"}}, "training.learning_rate must be a number, not 'fast'"),
         ({"student": {"layers": [0, "one"]}}, "student.layers[1] must be a whole number, not 'one'"),
-        ({"student": {"layers": 3}}, "student.layers must be a list of whole numbers or none, not 3"),
+        ({"student": {"layers": 3}}, "student.layers must be a list of whole numbers or null, not 3"),
         ({"corpus": {"source": 3}}, "corpus.source must be text or a list of texts, not 3"),
-        ({"name": "two words"}, "name must be letters, digits, - and _, not 'two words'"),
+        ({"name": "two words"}, "name must be 1 to 64 letters, digits, - and _, not 'two words'"),
         ({"name": ""}, "name must be"),
-        ({"seed": -1}, "seed must be at least 0, not -1"),
+        ({"seed": -1}, "seed must be between 0 and 4294967295, not -1"),
         ({"teacher": {"dtype": "float16"}}, "teacher.dtype must be float32 or bfloat16, not 'float16'"),
         ({"corpus": {"window": 4}}, "corpus.window must be between 8 and 131072 tokens, not 4"),
-        ({"corpus": {"max_train_tokens": 10}}, "corpus.max_train_tokens must be at least one window (128 tokens) or none, not 10"),
+        ({"corpus": {"max_train_tokens": 10}}, "corpus.max_train_tokens must be at least one window (128 tokens) or null, not 10"),
         ({"corpus": {"heldout_fraction": 1.0}}, "corpus.heldout_fraction must be between 0 and 1"),
         ({"corpus": {"source": []}}, "corpus.source must be at least one source"),
         ({"student": {"layers": [0, 0]}}, "student.layers must be in rising order without repeats, not [0, 0]"),
@@ -91,7 +91,7 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"export": {"max_new_tokens": 600}}, "export.max_new_tokens must be between 1 and"),
         ({"gates": {"max_heldout_nll": None, "max_perplexity_vs_teacher": None}}, "gates must be at least one of"),
         ({"gates": {"max_heldout_nll": 3, "max_regression_vs_baseline": "a lot"}}, "gates.max_regression_vs_baseline must be a fraction"),
-        ({"gates": {"max_perplexity_vs_teacher": 0.5}}, "gates.max_perplexity_vs_teacher must be above 1 or none, not 0.5"),
+        ({"gates": {"max_perplexity_vs_teacher": 0.5}}, "gates.max_perplexity_vs_teacher must be above 1 or null, not 0.5"),
         ({"gates": {"max_heldout_nll": 3, "slices": ["topic"]}}, "gates.slices must be a list of features"),
     ],
 )
@@ -122,6 +122,38 @@ def test_files_that_are_no_config(tmp_path, content, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": {"epochs": float("inf")}}, "training.epochs must be a number, not inf"),
+        ({"training": {"epochs": 10**400}}, "training.epochs must be a number"),
+        ({"distillation": {"temperature": float("nan")}}, "distillation.temperature must be a number, not nan"),
+        ({"seed": 2**32}, "seed must be between 0 and 4294967295"),
+        ({"name": "x" * 65}, "name must be 1 to 64 letters"),
+        ({"export": {"context_length": 10**9}}, "export.context_length must be between 16 and 131072"),
+        ({"gates": {"max_heldout_nll": 3, "max_regression_vs_baseline": 2}}, "a percentage below 100 such as 2%"),
+    ],
+)
+def test_numbers_that_no_run_could_use(change, message):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict({"name": "test", **change})
+    assert message in str(caught.value)
+
+
+def test_a_key_given_twice_and_a_folder_and_a_hostile_file(tmp_path):
+    (tmp_path / "twice.yaml").write_text("name: a\nseed: 1\nname: b\n")
+    with pytest.raises(ConfigError, match="'name' is given twice"):
+        load_config(str(tmp_path / "twice.yaml"))
+    with pytest.raises(ConfigError, match="is a folder: name a YAML file"):
+        load_config(str(tmp_path))
+    (tmp_path / "deep.yaml").write_text("{" * 3000)
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(str(tmp_path / "deep.yaml"))
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(ConfigError, match="but holds nothing"):
+        load_config(str(tmp_path / "empty.yaml"))
 
 
 def test_a_missing_file_lists_the_recipes(tmp_path):

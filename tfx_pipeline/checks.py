@@ -4,11 +4,7 @@ import importlib.util
 
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.check import check_corpus
-from gemma_tf_distill.errors import MissingExtraError
-from gemma_tf_distill.gemma.presets import preset_architecture
-from gemma_tf_distill.gemma.student import check_layers
-from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
-from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
+from gemma_tf_distill.errors import ConfigError, MissingExtraError
 
 
 def check_inputs(config: Config) -> None:
@@ -23,16 +19,30 @@ def check_inputs(config: Config) -> None:
     _check_package("tfx", "tfx", "gemma-distill run")
     if "tflite" in config.export.formats:
         _check_package("ai_edge_litert", "litert", "export.formats with tflite")
+    # First, since it needs no TensorFlow: most mistakes are told within a second or two.
+    check_corpus(config.corpus)
+    _check_models(config)
+
+
+def _check_models(config: Config) -> None:
+    from gemma_tf_distill.gemma.presets import preset_architecture
+    from gemma_tf_distill.gemma.student import check_layers
+    from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
+    from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
+
     teacher = describe_source(config.teacher.source)
     student = config.student
+    words = teacher["vocabulary_size"] if isinstance(student.vocabulary, str) else min(teacher["vocabulary_size"], student.vocabulary)
+    if config.distillation.top_k > words:
+        raise ConfigError(f"distillation.top_k is {config.distillation.top_k}, but there are {words} words: choose at most as many")
     if student.layers is not None:
         check_layers(student.layers, teacher["num_layers"])
     if student.preset is not None:
         preset_architecture(student.preset, "student.preset")
+    tokenizer = load_tokenizer(config.teacher.source)
     if isinstance(student.vocabulary, int):
         # Of no counts at all, the smallest vocabulary that there can be.
-        trim_vocabulary(load_tokenizer(config.teacher.source), {}, student.vocabulary)
-    check_corpus(config.corpus)
+        trim_vocabulary(tokenizer, {}, student.vocabulary)
 
 
 def _check_package(module: str, extra: str, purpose: str) -> None:

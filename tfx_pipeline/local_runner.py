@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from components.failures import user_errors_of_workers
 from gemma_tf_distill.config import Config, config_from_dict
-from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.errors import UserError, refused_by_system
 from gemma_tf_distill.monitoring.progress import emit
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.node_events import NodeEvents
@@ -162,6 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     # The boundary of the process: whatever it is goes to the log, and its last line to the person.
     except Exception as error:
+        if refused := refused_by_system(error):
+            emit("error", kind="user", message=str(refused))
+            logging.exception("The run can't go on")
+            return EXIT_USER_ERROR
         emit("error", kind="failure", message=_last_line(error))
         logging.exception("The run failed")
         return EXIT_FAILURE

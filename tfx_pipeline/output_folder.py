@@ -63,22 +63,30 @@ class OutputFolder:
             return
         if self.config.is_file():
             self._check_same(config)
-        elif foreign := sorted({entry.name for entry in self.path.iterdir()} - _BEFORE_CONFIG):
+        elif foreign := sorted({entry.name for entry in self.path.iterdir()} - (_BEFORE_CONFIG if self._logs_are_ours() else set())):
             raise ConfigError(
                 f"the output folder {self.path} holds files that are not of a run ({', '.join(foreign[:3])}): choose another --output"
             )
 
+    def _logs_are_ours(self) -> bool:
+        """Whether there is no `logs`, or a folder of nothing but logs of runs."""
+        if not self.logs.exists():
+            return True
+        return self.logs.is_dir() and all(entry.name.startswith("run-") for entry in self.logs.iterdir())
+
     def _check_same(self, config: Config) -> None:
         try:
             former = json.loads(self.config.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ConfigError(f"{self.config} is damaged: remove {self.path} or choose another --output") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{self.config} is damaged: choose another --output") from error
+        if not isinstance(former, dict) or not {"name", "teacher", "corpus", "gates"} <= former.keys():
+            raise ConfigError(f"the output folder {self.path} holds a config.json that is not of a run: choose another --output")
         now = config.to_dict()
         different = [name for key in IDENTITY for name in _differences(key, _value(former, key), _value(now, key))]
         if different:
             raise ConfigError(
                 f"the output folder {self.path} belongs to another config: {', '.join(different)}. A model can only be compared with "
-                "the blessed one on the same tokens: choose another --output, or remove the folder"
+                "the blessed one on the same tokens: choose another --output"
             )
 
     def write_config(self, config: Config) -> None:
@@ -100,7 +108,13 @@ class OutputFolder:
         """
         created = tuple(folder for folder in (self.path, *self.path.parents) if not folder.exists())
         empty = bool(created) or not any(self.path.iterdir())
-        self.logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            for folder in created:
+                if folder.is_dir():
+                    folder.rmdir()
+            raise
         lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _lock(lock):

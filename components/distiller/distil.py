@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, StudentConfig, TrainingConfig, section_from_json
 from gemma_tf_distill.data.batches import count_split, evaluation_batches, split_files, training_batches
+from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.student import build_student
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.gemma.vocabulary import Vocabulary, full_vocabulary
@@ -33,6 +34,8 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     train, heldout = split_files(examples_uri, "train"), split_files(examples_uri, "heldout")
     train_windows, train_tokens = count_split(train, window)
     heldout_batches = evaluation_batches(heldout, window=window, top_k=distillation.top_k, batch_size=training.batch_size)
+    if training.batch_size > train_windows:
+        raise ConfigError(f"training.batch_size is {training.batch_size}, but there are {train_windows} windows: choose at most as many")
     total_steps = steps_for(training, train_windows)
 
     teacher = load_teacher(settings["teacher"], vocabulary=Vocabulary.load(tokenizer_uri))

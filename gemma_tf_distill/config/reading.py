@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import pathlib
 import re
 import types
@@ -20,14 +21,21 @@ _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 def _expected(hint: Any) -> str:
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "none"}
+    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
     names = []
     for option in options:
         if typing.get_origin(option) is tuple:
             names.append("a list of " + {"text": "texts", "a whole number": "whole numbers"}[_expected(typing.get_args(option)[0])])
         else:
-            names.append(words.get(option, "a section"))
+            names.append(words.get(option, "a section of keys" if dataclasses.is_dataclass(option) else "a value"))
     return " or ".join(names)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # A whole number beyond the largest float.
+        return False
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
@@ -43,7 +51,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
             return value
         if option is int and isinstance(value, int) and not isinstance(value, bool):
             return value
-        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value):
             return float(value)
         # YAML 1.1 reads 1e-3, which has no point, as a text.
         if option is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
@@ -90,6 +98,17 @@ def recipes() -> dict[str, pathlib.Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"the config key {key!r} is given twice{node.start_mark}: keep one of them")
+        return super().construct_mapping(node, deep)
+
+
 def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
     """Reads a config from a YAML file or a shipped recipe's name.
 
@@ -101,14 +120,18 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
       ConfigError: if there is no such file or recipe, it is not YAML, or its content is wrong.
     """
     path = recipes().get(source) or pathlib.Path(source)
+    if path.is_dir():
+        raise ConfigError(f"{source} is a folder: name a YAML file, or a recipe such as {', '.join(recipes())}")
     if not path.is_file():
         raise ConfigError(f"no config at {source!r}, and no recipe of that name: shipped are {', '.join(recipes())}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    # A file of thousands of nested brackets is no config either.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{source} must hold config keys such as name and teacher, not {values!r}")
+        found = "nothing" if values is None else repr(values)
+        raise ConfigError(f"{source} must hold config keys such as name and teacher, but holds {found[:80]}")
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:

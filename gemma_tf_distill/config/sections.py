@@ -67,12 +67,12 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         _check(len(self.sources) > 0 and all(s.strip() for s in self.sources), "corpus.source", "at least one source", self.source)
-        _check(self.document_separator != "", "corpus.document_separator", "a non-empty text or none", self.document_separator)
+        _check(self.document_separator != "", "corpus.document_separator", "a non-empty text or null", self.document_separator)
         _check(self.min_characters >= 1, "corpus.min_characters", "at least 1", self.min_characters)
         _check(0 < self.heldout_fraction < 1, "corpus.heldout_fraction", "between 0 and 1, both excluded", self.heldout_fraction)
         for name in ("max_train_tokens", "max_heldout_tokens"):
             value = getattr(self, name)
-            _check(value is None or value >= self.window, f"corpus.{name}", f"at least one window ({self.window} tokens) or none", value)
+            _check(value is None or value >= self.window, f"corpus.{name}", f"at least one window ({self.window} tokens) or null", value)
         _check(8 <= self.window <= 131_072, "corpus.window", "between 8 and 131072 tokens", self.window)
 
     @property
@@ -221,7 +221,7 @@ class ExportConfig:
             "a list of saved_model (which the Evaluator needs) and tflite",
             list(self.formats),
         )
-        _check(self.context_length >= 16, "export.context_length", "at least 16", self.context_length)
+        _check(16 <= self.context_length <= 131_072, "export.context_length", "between 16 and 131072 tokens", self.context_length)
         for length in self.prefill_lengths or (0,):
             _check(
                 1 <= length <= self.context_length,
@@ -260,9 +260,9 @@ class GatesConfig:
     def __post_init__(self) -> None:
         for name, least in (("max_perplexity_vs_teacher", 1), ("max_heldout_nll", 0), ("max_kl_to_teacher", 0)):
             value = getattr(self, name)
-            _check(value is None or value > least, f"gates.{name}", f"above {least} or none", value)
+            _check(value is None or value > least, f"gates.{name}", f"above {least} or null", value)
         value = self.min_top1_agreement
-        _check(value is None or 0 <= value <= 1, "gates.min_top1_agreement", "between 0 and 1 or none", value)
+        _check(value is None or 0 <= value <= 1, "gates.min_top1_agreement", "between 0 and 1 or null", value)
         _check(
             any(
                 getattr(self, n) is not None
@@ -270,12 +270,12 @@ class GatesConfig:
             ),
             "gates",
             "at least one of max_perplexity_vs_teacher, max_heldout_nll, max_kl_to_teacher and min_top1_agreement",
-            "none",
+            None,
         )
         _check(
-            self.max_regression_vs_baseline is None or (self.regression is not None and self.regression >= 0),
+            self.max_regression_vs_baseline is None or (self.regression is not None and 0 <= self.regression < 1),
             "gates.max_regression_vs_baseline",
-            "a fraction such as 0.02, a percentage such as 2%, or none",
+            "a fraction such as 0.02, a percentage below 100 such as 2%, or null",
             self.max_regression_vs_baseline,
         )
         _check(all(s == "source" for s in self.slices), "gates.slices", "a list of features that examples have (source)", list(self.slices))
@@ -306,12 +306,12 @@ class Config:
 
     def __post_init__(self) -> None:
         _check(
-            bool(self.name) and all(c.isalnum() or c in "-_" for c in self.name) and self.name.isascii(),
+            0 < len(self.name) <= 64 and all(c.isalnum() or c in "-_" for c in self.name) and self.name.isascii(),
             "name",
-            "letters, digits, - and _",
+            "1 to 64 letters, digits, - and _",
             self.name,
         )
-        _check(self.seed >= 0, "seed", "at least 0", self.seed)
+        _check(0 <= self.seed < 2**32, "seed", "between 0 and 4294967295", self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole config as plain lists, dicts and numbers, defaults included."""

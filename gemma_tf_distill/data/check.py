@@ -70,7 +70,7 @@ def raise_if_empty(counts: Mapping[str, int], config: CorpusConfig) -> None:
     if not train + heldout:
         raise CorpusError(
             f"no documents left of corpus.source {name!r}: {read} read, {short} of them shorter than corpus.min_characters "
-            f"({config.min_characters}): lower it"
+            f"({config.min_characters}): lower it, or add longer documents"
         )
     for split, size, advice in (("held-out", heldout, "raise"), ("training", train, "lower")):
         if not size:

@@ -170,4 +170,8 @@ def _exists(path: str) -> bool:
         return os.path.exists(path)
     import tensorflow as tf
 
-    return tf.io.gfile.exists(path)
+    try:
+        return tf.io.gfile.exists(path)
+    # A scheme that TensorFlow has no file system for, or one that it can't reach.
+    except tf.errors.OpError as error:
+        raise WeightsError(f"{path} can't be reached ({str(error).splitlines()[0]}): give a local path or gs://") from error

@@ -1,8 +1,9 @@
 """Gemma 3 from a GGUF file, as llama.cpp's converter writes it: sizes, tokenizer and weights."""
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import keras_hub
 import numpy as np
@@ -12,7 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 from gemma_tf_distill.errors import WeightsError
 from gemma_tf_distill.gemma.gguf_file import GGUFFile
 from gemma_tf_distill.gemma.model import LAYER_PERIOD, Gemma, architecture, fold_query_scale
-from gemma_tf_distill.gemma.storage import file_sha256
+from gemma_tf_distill.gemma.storage import file_sha256, one_line
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary, full_vocabulary
 from gemma_tf_distill.monitoring.progress import progress
@@ -27,20 +28,35 @@ _GLOBAL_ROPE_BASE, _LOCAL_ROPE_BASE, _NORM_EPSILON = 1_000_000.0, 10_000.0, 1e-6
 _LAYERS_OF_27B = 62
 
 _PIECE = sentencepiece_model_pb2.ModelProto.SentencePiece
+_Result = TypeVar("_Result")
 # llama.cpp's token types are SentencePiece's own numbers.
 _TYPES = {_PIECE.NORMAL, _PIECE.UNKNOWN, _PIECE.CONTROL, _PIECE.USER_DEFINED, _PIECE.UNUSED, _PIECE.BYTE}
 _CHAT_PIECES = ("<start_of_turn>", "<end_of_turn>")
+
+
+def _metadata_of_the_right_kind(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Turns what metadata of another kind (a text for a number, say) make of `function` into a WeightsError."""
+
+    @functools.wraps(function)
+    def checked(file: GGUFFile) -> _Result:
+        try:
+            return function(file)
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise WeightsError(f"{file.path} is damaged: its metadata have values of the wrong kind ({one_line(error)})") from error
+
+    return checked
 
 
 def open_gguf(path: str | os.PathLike) -> GGUFFile:
     """Opens a GGUF file and checks that it is a Gemma 3; raises WeightsError if it is not, or is damaged."""
     file = GGUFFile(path)
     name = file.metadata.get("general.architecture")
-    if name != "gemma3":
+    if not isinstance(name, str) or name != "gemma3":
         raise WeightsError(f"{file.path} holds a model of architecture {name!r}, not gemma3: choose a Gemma 3 GGUF")
     return file
 
 
+@_metadata_of_the_right_kind
 def read_architecture(file: GGUFFile) -> dict[str, Any]:
     """The arguments of `Gemma3Backbone` that a file's metadata gives.
 
@@ -91,6 +107,7 @@ def _check_pattern(file: GGUFFile, pattern: Any, layers: int) -> None:
         raise WeightsError(f"{file.path} does not have Gemma 3's pattern of five local layers and a global one")
 
 
+@_metadata_of_the_right_kind
 def read_tokenizer(file: GGUFFile) -> Tokenizer:
     """The SentencePiece model that a file's pieces, scores and types make.
 

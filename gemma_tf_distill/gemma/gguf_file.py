@@ -66,7 +66,8 @@ class GGUFFile:
         self._at = 0
         try:
             self._read_header()
-        except (struct.error, UnicodeDecodeError, KeyError, ValueError, OverflowError, MemoryError) as error:
+        # What a damaged header can make of the numbers that it is read by.
+        except (struct.error, ArithmeticError, LookupError, ValueError, TypeError, MemoryError, RecursionError) as error:
             raise WeightsError(f"{self.path} is damaged or truncated: its header breaks off or is wrong near byte {self._at}") from error
         for name, info in self.tensors.items():
             if info.offset + info.bytes > self._size:

@@ -158,9 +158,12 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     try:
         saved = json.loads(text)
         class_name, config = str(saved["class_name"]), dict(saved["config"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged: it is not the config of a KerasHub model") from error
     check_text_only(class_name, config, os.fspath(folder))
+    for size in ("num_layers", "vocabulary_size", "hidden_dim", "intermediate_dim", "num_query_heads", "num_key_value_heads", "head_dim"):
+        if not isinstance(config.get(size), int) or config[size] < 1:
+            raise WeightsError(f"{path} is damaged: {size} must be a whole number above 0, not {config.get(size)!r}")
     return config
 
 

@@ -1,3 +1,5 @@
+import pickle
+
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -27,6 +29,11 @@ def test_an_error_that_beam_cannot_build_anew_keeps_its_line():
     with pytest.raises(UserError) as caught:
         run(MissingExtraError, *arguments)
     assert str(caught.value) == str(MissingExtraError(*arguments))
+
+
+def test_an_error_crosses_between_processes():
+    error = MissingExtraError("thing", "demo", "This")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_an_error_out_of_another_process_is_found_in_its_traceback():

@@ -181,3 +181,39 @@ def test_a_file_of_known_name_and_size_must_have_the_known_sha256(tiny_gguf, mon
     monkeypatch.setitem(gguf.KNOWN_FILES, ("tiny", tiny_gguf.stat().st_size), "0" * 64)
     with pytest.raises(WeightsError, match="sha256"):
         gguf.load_gguf(tiny_gguf)
+
+
+def read_all(path):
+    file = gguf.open_gguf(path)
+    gguf.read_architecture(file)
+    gguf.read_tokenizer(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("general.alignment", 0),
+        ("gemma3.block_count", "seven"),
+        ("gemma3.rope.freq_base", "high"),
+        ("gemma3.rope.scaling.factor", "eight"),
+        ("tokenizer.ggml.tokens", 3),
+        ("tokenizer.ggml.scores", ["a", "b"]),
+    ],
+)
+def test_metadata_of_the_wrong_kind_are_one_line(tiny_gguf, tmp_path, monkeypatch, key, value):
+    """A header that is well-formed and says nonsense, as a careless converter writes it."""
+    read = GGUFFile._read_header
+
+    def nonsense(self):
+        read(self)
+        self.metadata[key] = value
+        if key == "gemma3.rope.scaling.factor":
+            self.metadata["gemma3.rope.scaling.type"] = "linear"
+        if key == "general.alignment":
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(GGUFFile, "_read_header", nonsense)
+    with pytest.raises(WeightsError) as caught:
+        read_all(tiny_gguf)
+    assert "is damaged" in str(caught.value)
+    assert "\n" not in str(caught.value)

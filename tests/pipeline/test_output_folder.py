@@ -148,3 +148,18 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_whole(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_somebody_elses_config_and_logs_are_left_alone(tmp_path):
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text('{"model_type": "gemma3"}')
+    with pytest.raises(ConfigError, match=r"config\.json that is not of a run"):
+        OutputFolder(tmp_path / "hf").check(CONFIG)
+    (tmp_path / "other" / "logs").mkdir(parents=True)
+    (tmp_path / "other" / "logs" / "app.log").write_text("theirs")
+    with pytest.raises(ConfigError, match=r"files that are not of a run \(logs\)"):
+        OutputFolder(tmp_path / "other").check(CONFIG)
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "logs").write_text("a file")
+    with pytest.raises(ConfigError, match=r"files that are not of a run \(logs\)"):
+        OutputFolder(tmp_path / "file").check(CONFIG)
