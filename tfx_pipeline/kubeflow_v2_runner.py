@@ -19,7 +19,7 @@ from typing import Any
 from gemma_tf_distill.config import Config, config_from_dict
 from gemma_tf_distill.errors import ConfigError, UserError
 from tfx_pipeline.exit_codes import EXIT_OK, EXIT_USER_ERROR
-from tfx_pipeline.output_folder import write_whole
+from tfx_pipeline.output_folder import check_writable, write_whole
 
 DEFAULT_IMAGE = "gemma-tf-distill:latest"
 PLACEHOLDER_BUCKET = "YOUR-BUCKET"
@@ -44,6 +44,7 @@ def compile_job(config: Config, output: pathlib.Path, image: str, pipeline_root:
         raise ConfigError(f"--pipeline-root must be a gs:// address such as gs://bucket/folder, not {pipeline_root!r}")
     if not output.absolute().parent.is_dir() or output.is_dir():
         raise ConfigError(f"--output {str(output)!r} can't be written: give the path of a JSON file in a folder that exists")
+    check_writable(output.absolute().parent, output)
     from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRunner, KubeflowV2DagRunnerConfig
 
     from tfx_pipeline.pipeline import create_pipeline

@@ -58,7 +58,7 @@ class OutputFolder:
             there = there.parent
         if not there.is_dir():
             raise ConfigError(f"the output folder {self.path} can't be used: {there} is a file, choose another --output")
-        _check_writable(there, self.path)
+        check_writable(there, self.path)
         if there != self.path:
             return
         if self.config.is_file():
@@ -178,12 +178,13 @@ def write_whole(path: pathlib.Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _check_writable(there: pathlib.Path, output: pathlib.Path) -> None:
+def check_writable(there: pathlib.Path, output: pathlib.Path) -> None:
+    """Raises ConfigError where no file can be created in the folder `there`, which `output` is or would lie in."""
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise ConfigError(f"the output folder {output} can't be written to: {error.strerror} ({there}), choose another --output") from error
+        raise ConfigError(f"the output {output} can't be written to: {error.strerror} ({there}), choose another --output") from error
 
 
 def _value(config: dict[str, Any], key: str) -> Any:
