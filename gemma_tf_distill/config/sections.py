@@ -141,19 +141,29 @@ class DistillationConfig:
     """What the student learns from.
 
     Attributes:
-      alpha: weight of the teacher's targets (KL); the hard labels (cross-entropy) have `1 - alpha`.
-      temperature: softens teacher and student alike (Hinton et al. 2015, section 2; the KL is scaled by its square).
-      top_k: teacher probabilities stored for every token; the rest is one tail bucket.
+      alpha: weight of the teacher's targets; the hard labels (cross-entropy) have `1 - alpha`.
+      temperature: softens teacher and student alike (Hinton et al. 2015, section 2; the divergence is scaled by its square).
+      top_k: teacher probabilities stored for every token.
+      tail: what becomes of the other words: one `bucket`, or `renormalise` the top k to a distribution of their own.
+      divergence: `forward_kl`, `reverse_kl`, `jensen_shannon` or `total_variation`.
+      beta: of the generalised Jensen-Shannon divergence, the teacher's share in the mixture.
     """
 
     alpha: float = 0.5
     temperature: float = 1.0
     top_k: int = 64
+    tail: str = "bucket"
+    divergence: str = "forward_kl"
+    beta: float = 0.5
 
     def __post_init__(self) -> None:
         _check(0 <= self.alpha <= 1, "distillation.alpha", "between 0 and 1", self.alpha)
         _check(self.temperature > 0, "distillation.temperature", "above 0", self.temperature)
         _check(self.top_k >= 1, "distillation.top_k", "at least 1", self.top_k)
+        _check(self.tail in ("bucket", "renormalise"), "distillation.tail", "bucket or renormalise", self.tail)
+        known = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
+        _check(self.divergence in known, "distillation.divergence", f"one of {', '.join(known)}", self.divergence)
+        _check(0 < self.beta < 1, "distillation.beta", "between 0 and 1, both excluded", self.beta)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
