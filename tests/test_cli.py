@@ -207,6 +207,8 @@ def test_whatever_ends_the_command_ends_all_that_it_started(tmp_path, number):
     # The real child's watch over its standard input is needed for SIGKILL, which the command can't answer.
     script = PRELUDE + "from tfx_pipeline.local_runner import _exit_with_parent; _exit_with_parent()" + STUBBORN
     code = (
+        # Where the tests run in the background of a script, SIGINT is ignored, and that is inherited.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from gemma_tf_distill import cli; from tfx_pipeline import launcher;"
         f"launcher._command = lambda config, folder, runner: [sys.executable, '-c', {script!r}, str(folder.path)];"
         "sys.exit(cli.main(['run', 'quick', '--output', 'o']))"
