@@ -18,7 +18,7 @@ EVERY = {"CorpusGen", "TeacherScorer", "Distiller", "Exporter", "Evaluator", "Pu
 
 def parameters(config: Config) -> dict[str, dict]:
     """Execution properties of every node, as its cache key sees them."""
-    pipeline = create_pipeline(config, "/root", metadata_store_pb2.ConnectionConfig(), "/pushed")
+    pipeline = create_pipeline(config, "/artifacts", metadata_store_pb2.ConnectionConfig(), "/pushed")
     return {component.id: dict(component.exec_properties) for component in pipeline.components}
 
 
@@ -72,7 +72,7 @@ def test_changed_code_reaches_its_node(monkeypatch, module, node):
 
 
 def test_the_evaluator_judges_the_exported_model_and_the_pusher_waits_for_it():
-    pipeline = create_pipeline(config_from_dict(BASE), "/root", metadata_store_pb2.ConnectionConfig(), "/pushed")
+    pipeline = create_pipeline(config_from_dict(BASE), "/artifacts", metadata_store_pb2.ConnectionConfig(), "/pushed")
     nodes = {component.id: component for component in pipeline.components}
     assert set(nodes) == EVERY | {"StatisticsGen", "SchemaGen", "ExampleValidator", "Baseline"}
     upstream = {name: {node.id for node in component.upstream_nodes} for name, component in nodes.items()}
