@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-PAD_ID = 0
-BOS_ID = 2
+from gemma_tf_distill.data.packing import BOS_ID, PAD_ID
 
 
 def scored_example(
