@@ -11,7 +11,17 @@ import hypothesis.strategies as st
 import pytest
 import yaml
 
-from gemma_tf_distill.config import Config, GatesConfig, TrainingConfig, config_from_dict, load_config, recipes, section_from_json
+from gemma_tf_distill.config import (
+    Config,
+    DistillationConfig,
+    GatesConfig,
+    Schedule,
+    TrainingConfig,
+    config_from_dict,
+    load_config,
+    recipes,
+    section_from_json,
+)
 from gemma_tf_distill.errors import ConfigError
 
 FULL = {
@@ -39,7 +49,7 @@ def test_a_config_is_read_with_defaults_and_types(tmp_path):
     assert config.training == TrainingConfig()
 
 
-@pytest.mark.parametrize("recipe", ["demo", "quick"])
+@pytest.mark.parametrize("recipe", sorted(recipes()))
 def test_shipped_recipes_are_valid_and_open_with_their_command(recipe):
     config = load_config(recipe)
     assert config.name == recipe
@@ -129,7 +139,10 @@ def test_files_that_are_no_config(tmp_path, content, message):
     [
         ({"training": {"epochs": float("inf")}}, "training.epochs must be a number, not inf"),
         ({"training": {"epochs": 10**400}}, "training.epochs must be a number"),
-        ({"distillation": {"temperature": float("nan")}}, "distillation.temperature must be a number, not nan"),
+        (
+            {"distillation": {"temperature": float("nan")}},
+            "distillation.temperature must be a number or a schedule of start, end and shape, not nan",
+        ),
         ({"seed": 2**32}, "seed must be between 0 and 4294967295"),
         ({"name": "x" * 65}, "name must be 1 to 64 letters"),
         ({"export": {"context_length": 10**9}}, "export.context_length must be between 16 and 131072"),
@@ -157,7 +170,7 @@ def test_a_key_given_twice_and_a_folder_and_a_hostile_file(tmp_path):
 
 
 def test_a_missing_file_lists_the_recipes(tmp_path):
-    with pytest.raises(ConfigError, match="shipped are demo, quick"):
+    with pytest.raises(ConfigError, match="shipped are demo, narrow, quick, scratch"):
         load_config(str(tmp_path / "none.yaml"))
 
 
@@ -221,3 +234,39 @@ def test_a_mistake_is_told_without_tensorflow():
     code = f"import sys, gemma_tf_distill.config, gemma_tf_distill.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_schedule_is_a_number_that_changes():
+    config = config_from_dict({"name": "x", "distillation": {"alpha": {"start": 1, "end": 0.5, "shape": "cosine"}}})
+    assert config.distillation.alpha == Schedule(start=1.0, end=0.5, shape="cosine")
+    assert section_from_json(DistillationConfig, config.to_json(), "distillation") == config.distillation
+    assert config.distillation.stored_temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distillation": {"alpha": {"start": 2, "end": 0}}}, "distillation.alpha must be between 0 and 1, not 2.0"),
+        ({"distillation": {"alpha": {"start": 1, "end": 0, "shape": "step"}}}, "shape of a schedule must be linear or cosine, not 'step'"),
+        ({"distillation": {"alpha": "high"}}, "must be a number or a schedule of start, end and shape, not 'high'"),
+        ({"distillation": {"temperature": {"start": 2, "end": 1}}}, "distillation.temperature must be one number"),
+        ({"distillation": {"targets": "sampled", "divergence": "reverse_kl"}}, "must be forward_kl where distillation.targets is sampled"),
+        ({"distillation": {"on_policy": {"fraction": 0.5, "prompt_tokens": 128}}}, r"prompt_tokens must be below corpus.window \(128\)"),
+        ({"distillation": {"on_policy": {"fraction": 1.5}}}, "on_policy.fraction must be between 0 and 1, not 1.5"),
+        ({"distillation": {"hidden_states": {"weight": -1}}}, "hidden_states.weight must be at least 0, not -1.0"),
+        ({"distillation": {"hidden_states": {"mapping": "first"}}}, "mapping must be one of uniform, last, subset, adaptive, not 'first'"),
+        (
+            {
+                "student": {"preset": "gemma3_1b"},
+                "distillation": {"attention_maps": {"weight": 1, "mapping": "subset"}},
+            },
+            "attention_maps.mapping must be uniform, last or adaptive for a student that does not begin as layers",
+        ),
+        ({"student": {"preset": "gemma3_1b", "cut": {"hidden_dim": 8}}}, "student.cut must be without preset and sizes"),
+        ({"student": {"cut": {}}}, "student.cut must be at least one of hidden_dim, intermediate_dim, num_query_heads"),
+        ({"training": {"layer_dropout": 1.0}}, "training.layer_dropout must be at least 0 and below 1, not 1.0"),
+    ],
+)
+def test_objectives_that_can_not_be(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config_from_dict({"name": "x", **changes})

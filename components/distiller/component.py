@@ -15,7 +15,8 @@ def distiller_config(config: Config) -> str:
     """What training depends on, as the component's `config`."""
     sections = json.loads(config.to_json("student", "distillation", "training"))
     sections["student"].pop("vocabulary")
-    return json.dumps({**sections, "seed": config.seed, "teacher": config.teacher.source, "window": config.corpus.window}, sort_keys=True)
+    teacher = {"teacher": config.teacher.source, "teacher_dtype": config.teacher.dtype}
+    return json.dumps({**sections, **teacher, "seed": config.seed, "window": config.corpus.window}, sort_keys=True)
 
 
 @tfx.dsl.components.component

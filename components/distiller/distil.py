@@ -44,6 +44,8 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     # All of the teacher's weights, those of the words that the student does not have included.
     left_out = describe_source(settings["teacher"])["vocabulary_size"] - len(words.kept_ids)
     teacher_parameters = teacher.parameters + left_out * teacher.backbone.hidden_dim
+    kept_layers = student_config.layers or tuple(range(teacher.backbone.num_layers)) if student_config.starts_from_teacher else None
+    live_teacher = with_precision(teacher, settings["teacher_dtype"]) if distillation.needs_live_teacher else None
     del teacher
 
     evaluate = HeldoutEvaluation(model)
@@ -68,6 +70,9 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
             training=training,
             distillation=distillation,
             total_steps=total_steps,
+            teacher=live_teacher,
+            kept_layers=kept_layers,
+            seed=seed,
         )
         with_precision(model, "float32").save(os.path.join(student_uri, name))
         return evaluate(heldout_batches)

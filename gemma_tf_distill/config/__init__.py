@@ -1,28 +1,42 @@
 """The config is the experiment: one frozen object, read from YAML, checked on reading, hashed, stored with every artifact."""
 
+from gemma_tf_distill.config.distillation import (
+    LAYER_MAPPINGS,
+    AttentionMapsConfig,
+    DistillationConfig,
+    HiddenStatesConfig,
+    OnPolicyConfig,
+    Schedule,
+)
 from gemma_tf_distill.config.reading import config_from_dict, load_config, recipes, section_from_json
 from gemma_tf_distill.config.sections import (
     Config,
     CorpusConfig,
-    DistillationConfig,
     ExportConfig,
     GatesConfig,
     StudentConfig,
     StudentSizes,
     TeacherConfig,
     TrainingConfig,
+    WidthCut,
 )
 
 __all__ = [
+    "LAYER_MAPPINGS",
+    "AttentionMapsConfig",
     "Config",
     "CorpusConfig",
     "DistillationConfig",
     "ExportConfig",
     "GatesConfig",
+    "HiddenStatesConfig",
+    "OnPolicyConfig",
+    "Schedule",
     "StudentConfig",
     "StudentSizes",
     "TeacherConfig",
     "TrainingConfig",
+    "WidthCut",
     "config_from_dict",
     "load_config",
     "recipes",

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from gemma_tf_distill.config.distillation import Schedule
 from gemma_tf_distill.config.sections import Config
 from gemma_tf_distill.errors import ConfigError
 
@@ -27,7 +28,8 @@ def _expected(hint: Any) -> str:
         if typing.get_origin(option) is tuple:
             names.append("a list of " + {"text": "texts", "a whole number": "whole numbers"}[_expected(typing.get_args(option)[0])])
         else:
-            names.append(words.get(option, "a section of keys" if dataclasses.is_dataclass(option) else "a value"))
+            section = "a schedule of start, end and shape" if option is Schedule else "a section of keys"
+            names.append(words.get(option, section if dataclasses.is_dataclass(option) else "a value"))
     return " or ".join(names)
 
 

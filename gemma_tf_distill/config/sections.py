@@ -8,12 +8,8 @@ import hashlib
 import json
 from typing import Any
 
-from gemma_tf_distill.errors import ConfigError
-
-
-def _check(condition: bool, key: str, expectation: str, value: Any) -> None:
-    if not condition:
-        raise ConfigError(f"{key} must be {expectation}, not {value!r}")
+from gemma_tf_distill.config.checking import check
+from gemma_tf_distill.config.distillation import DistillationConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,9 +28,9 @@ class TeacherConfig:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        _check(bool(self.source.strip()), "teacher.source", "gguf:package, gguf:PATH, preset:NAME or a folder", self.source)
-        _check(self.dtype in ("float32", "bfloat16"), "teacher.dtype", "float32 or bfloat16", self.dtype)
-        _check(self.batch_size >= 1, "teacher.batch_size", "at least 1", self.batch_size)
+        check(bool(self.source.strip()), "teacher.source", "gguf:package, gguf:PATH, preset:NAME or a folder", self.source)
+        check(self.dtype in ("float32", "bfloat16"), "teacher.dtype", "float32 or bfloat16", self.dtype)
+        check(self.batch_size >= 1, "teacher.batch_size", "at least 1", self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,14 +62,14 @@ class CorpusConfig:
     window: int = 128
 
     def __post_init__(self) -> None:
-        _check(len(self.sources) > 0 and all(s.strip() for s in self.sources), "corpus.source", "at least one source", self.source)
-        _check(self.document_separator != "", "corpus.document_separator", "a non-empty text or null", self.document_separator)
-        _check(self.min_characters >= 1, "corpus.min_characters", "at least 1", self.min_characters)
-        _check(0 < self.heldout_fraction < 1, "corpus.heldout_fraction", "between 0 and 1, both excluded", self.heldout_fraction)
+        check(len(self.sources) > 0 and all(s.strip() for s in self.sources), "corpus.source", "at least one source", self.source)
+        check(self.document_separator != "", "corpus.document_separator", "a non-empty text or null", self.document_separator)
+        check(self.min_characters >= 1, "corpus.min_characters", "at least 1", self.min_characters)
+        check(0 < self.heldout_fraction < 1, "corpus.heldout_fraction", "between 0 and 1, both excluded", self.heldout_fraction)
         for name in ("max_train_tokens", "max_heldout_tokens"):
             value = getattr(self, name)
-            _check(value is None or value >= self.window, f"corpus.{name}", f"at least one window ({self.window} tokens) or null", value)
-        _check(8 <= self.window <= 131_072, "corpus.window", "between 8 and 131072 tokens", self.window)
+            check(value is None or value >= self.window, f"corpus.{name}", f"at least one window ({self.window} tokens) or null", value)
+        check(8 <= self.window <= 131_072, "corpus.window", "between 8 and 131072 tokens", self.window)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -96,14 +92,38 @@ class StudentSizes:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            _check(value >= 1, f"student.sizes.{field.name}", "at least 1", value)
-        _check(
+            check(value >= 1, f"student.sizes.{field.name}", "at least 1", value)
+        check(
             self.num_query_heads % self.num_key_value_heads == 0,
             "student.sizes.num_query_heads",
             f"a multiple of num_key_value_heads ({self.num_key_value_heads})",
             self.num_query_heads,
         )
-        _check(self.head_dim % 2 == 0, "student.sizes.head_dim", "even (rotary embedding pairs dimensions)", self.head_dim)
+        check(self.head_dim % 2 == 0, "student.sizes.head_dim", "even (rotary embedding pairs dimensions)", self.head_dim)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WidthCut:
+    """Sizes that a student keeps of its teacher's, each none where it stays.
+
+    Attributes:
+      hidden_dim: channels of the residual stream.
+      intermediate_dim: neurons of each feed-forward layer.
+      num_query_heads: query heads of each layer.
+      calibration_tokens: training tokens on which activations are measured.
+    """
+
+    hidden_dim: int | None = None
+    intermediate_dim: int | None = None
+    num_query_heads: int | None = None
+    calibration_tokens: int = 16_384
+
+    def __post_init__(self) -> None:
+        sizes = (self.hidden_dim, self.intermediate_dim, self.num_query_heads)
+        check(any(size is not None for size in sizes), "student.cut", "at least one of hidden_dim, intermediate_dim, num_query_heads", None)
+        for name in ("hidden_dim", "intermediate_dim", "num_query_heads", "calibration_tokens"):
+            value = getattr(self, name)
+            check(value is None or value >= 1, f"student.cut.{name}", "at least 1", value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +135,8 @@ class StudentConfig:
         an index of its own kind, local or global.
       preset: a KerasHub Gemma 3 preset whose sizes are used, with fresh weights.
       sizes: sizes of a student with fresh weights.
+      cut: sizes to which the kept layers are cut, by how active each part is on the corpus (Muralidharan et al. 2024, Minitron);
+        with `layers` or alone.
       vocabulary: `corpus` (the words that the training corpus uses), `full` (the teacher's), or the number of words to keep,
         specials and byte pieces included.
     """
@@ -122,48 +144,26 @@ class StudentConfig:
     layers: tuple[int, ...] | None = None
     preset: str | None = None
     sizes: StudentSizes | None = None
+    cut: WidthCut | None = None
     vocabulary: str | int = "corpus"
 
     def __post_init__(self) -> None:
         given = [name for name in ("layers", "preset", "sizes") if getattr(self, name) is not None]
-        _check(len(given) <= 1, "student", "given by one of layers, preset and sizes", " and ".join(given))
+        check(len(given) <= 1, "student", "given by one of layers, preset and sizes", " and ".join(given))
+        if self.cut is not None:
+            check(self.preset is None and self.sizes is None, "student.cut", "without preset and sizes, which begin anew", "both")
         if self.layers is not None:
-            _check(len(self.layers) > 0 and min(self.layers) >= 0, "student.layers", "a list of layer indices from 0", list(self.layers))
-            _check(sorted(set(self.layers)) == list(self.layers), "student.layers", "in rising order without repeats", list(self.layers))
+            check(len(self.layers) > 0 and min(self.layers) >= 0, "student.layers", "a list of layer indices from 0", list(self.layers))
+            check(sorted(set(self.layers)) == list(self.layers), "student.layers", "in rising order without repeats", list(self.layers))
         if isinstance(self.vocabulary, str):
-            _check(self.vocabulary in ("corpus", "full"), "student.vocabulary", "corpus, full or a number of words", self.vocabulary)
+            check(self.vocabulary in ("corpus", "full"), "student.vocabulary", "corpus, full or a number of words", self.vocabulary)
         else:
-            _check(self.vocabulary >= 1, "student.vocabulary", "corpus, full or a number of words", self.vocabulary)
+            check(self.vocabulary >= 1, "student.vocabulary", "corpus, full or a number of words", self.vocabulary)
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillationConfig:
-    """What the student learns from.
-
-    Attributes:
-      alpha: weight of the teacher's targets; the hard labels (cross-entropy) have `1 - alpha`.
-      temperature: softens teacher and student alike (Hinton et al. 2015, section 2; the divergence is scaled by its square).
-      top_k: teacher probabilities stored for every token.
-      tail: what becomes of the other words: one `bucket`, or `renormalise` the top k to a distribution of their own.
-      divergence: `forward_kl`, `reverse_kl`, `jensen_shannon` or `total_variation`.
-      beta: of the generalised Jensen-Shannon divergence, the teacher's share in the mixture.
-    """
-
-    alpha: float = 0.5
-    temperature: float = 1.0
-    top_k: int = 64
-    tail: str = "bucket"
-    divergence: str = "forward_kl"
-    beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check(0 <= self.alpha <= 1, "distillation.alpha", "between 0 and 1", self.alpha)
-        _check(self.temperature > 0, "distillation.temperature", "above 0", self.temperature)
-        _check(self.top_k >= 1, "distillation.top_k", "at least 1", self.top_k)
-        _check(self.tail in ("bucket", "renormalise"), "distillation.tail", "bucket or renormalise", self.tail)
-        known = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
-        _check(self.divergence in known, "distillation.divergence", f"one of {', '.join(known)}", self.divergence)
-        _check(0 < self.beta < 1, "distillation.beta", "between 0 and 1, both excluded", self.beta)
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether the first weights are the teacher's own, layer by layer."""
+        return self.preset is None and self.sizes is None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,10 +173,14 @@ class TrainingConfig:
     Attributes:
       epochs: passes over the training windows; a fraction is allowed.
       batch_size: windows a step.
+      accumulation_steps: parts that a batch is cut into, one forward and backward pass each; the update is that of the whole
+        batch, with the memory of a part.
       learning_rate: its peak.
       warmup_fraction: share of the steps that the warm-up takes.
       weight_decay: AdamW's, on matrices only.
       clip_norm: global gradient norm above which gradients are scaled down.
+      layer_dropout: the rate at which the last layer is left out at the end of training; earlier layers and steps have less
+        (`ProgressiveDropout`).
       precision: `float32`, or `mixed_bfloat16` (bfloat16 compute, float32 weights).
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
@@ -185,24 +189,33 @@ class TrainingConfig:
 
     epochs: float = 1.0
     batch_size: int = 16
+    accumulation_steps: int = 1
     learning_rate: float = 5e-4
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    layer_dropout: float = 0.0
     precision: str = "float32"
     control: bool = True
     checkpoint_every: int = 50
     log_every: int = 5
 
     def __post_init__(self) -> None:
-        _check(self.epochs > 0, "training.epochs", "above 0", self.epochs)
-        for name in ("batch_size", "checkpoint_every", "log_every"):
-            _check(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
-        _check(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
-        _check(0 <= self.warmup_fraction <= 1, "training.warmup_fraction", "between 0 and 1", self.warmup_fraction)
-        _check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
-        _check(self.clip_norm > 0, "training.clip_norm", "above 0", self.clip_norm)
-        _check(self.precision in ("float32", "mixed_bfloat16"), "training.precision", "float32 or mixed_bfloat16", self.precision)
+        check(self.epochs > 0, "training.epochs", "above 0", self.epochs)
+        for name in ("batch_size", "accumulation_steps", "checkpoint_every", "log_every"):
+            check(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        check(
+            self.batch_size % self.accumulation_steps == 0,
+            "training.accumulation_steps",
+            f"a divisor of training.batch_size ({self.batch_size})",
+            self.accumulation_steps,
+        )
+        check(0 <= self.layer_dropout < 1, "training.layer_dropout", "at least 0 and below 1", self.layer_dropout)
+        check(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
+        check(0 <= self.warmup_fraction <= 1, "training.warmup_fraction", "between 0 and 1", self.warmup_fraction)
+        check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
+        check(self.clip_norm > 0, "training.clip_norm", "above 0", self.clip_norm)
+        check(self.precision in ("float32", "mixed_bfloat16"), "training.precision", "float32 or mixed_bfloat16", self.precision)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,21 +238,21 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         known = ("saved_model", "tflite")
-        _check(
+        check(
             "saved_model" in self.formats and all(f in known for f in self.formats) and len(set(self.formats)) == len(self.formats),
             "export.formats",
             "a list of saved_model (which the Evaluator needs) and tflite",
             list(self.formats),
         )
-        _check(16 <= self.context_length <= 131_072, "export.context_length", "between 16 and 131072 tokens", self.context_length)
+        check(16 <= self.context_length <= 131_072, "export.context_length", "between 16 and 131072 tokens", self.context_length)
         for length in self.prefill_lengths or (0,):
-            _check(
+            check(
                 1 <= length <= self.context_length,
                 "export.prefill_lengths",
                 f"a list of lengths between 1 and export.context_length ({self.context_length})",
                 list(self.prefill_lengths),
             )
-        _check(
+        check(
             1 <= self.max_new_tokens < self.context_length,
             "export.max_new_tokens",
             f"between 1 and export.context_length - 1 ({self.context_length - 1})",
@@ -270,10 +283,10 @@ class GatesConfig:
     def __post_init__(self) -> None:
         for name, least in (("max_perplexity_vs_teacher", 1), ("max_heldout_nll", 0), ("max_kl_to_teacher", 0)):
             value = getattr(self, name)
-            _check(value is None or value > least, f"gates.{name}", f"above {least} or null", value)
+            check(value is None or value > least, f"gates.{name}", f"above {least} or null", value)
         value = self.min_top1_agreement
-        _check(value is None or 0 <= value <= 1, "gates.min_top1_agreement", "between 0 and 1 or null", value)
-        _check(
+        check(value is None or 0 <= value <= 1, "gates.min_top1_agreement", "between 0 and 1 or null", value)
+        check(
             any(
                 getattr(self, n) is not None
                 for n in ("max_perplexity_vs_teacher", "max_heldout_nll", "max_kl_to_teacher", "min_top1_agreement")
@@ -282,13 +295,13 @@ class GatesConfig:
             "at least one of max_perplexity_vs_teacher, max_heldout_nll, max_kl_to_teacher and min_top1_agreement",
             None,
         )
-        _check(
+        check(
             self.max_regression_vs_baseline is None or (self.regression is not None and 0 <= self.regression < 1),
             "gates.max_regression_vs_baseline",
             "a fraction such as 0.02, a percentage below 100 such as 2%, or null",
             self.max_regression_vs_baseline,
         )
-        _check(all(s == "source" for s in self.slices), "gates.slices", "a list of features that examples have (source)", list(self.slices))
+        check(all(s == "source" for s in self.slices), "gates.slices", "a list of features that examples have (source)", list(self.slices))
 
     @property
     def regression(self) -> float | None:
@@ -309,19 +322,33 @@ class Config:
     teacher: TeacherConfig = TeacherConfig()
     corpus: CorpusConfig = CorpusConfig()
     student: StudentConfig = StudentConfig()
-    distillation: DistillationConfig = DistillationConfig()
+    distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     training: TrainingConfig = TrainingConfig()
     export: ExportConfig = ExportConfig()
     gates: GatesConfig = GatesConfig(max_perplexity_vs_teacher=3.0)
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             0 < len(self.name) <= 64 and all(c.isalnum() or c in "-_" for c in self.name) and self.name.isascii(),
             "name",
             "1 to 64 letters, digits, - and _",
             self.name,
         )
-        _check(0 <= self.seed < 2**32, "seed", "between 0 and 4294967295", self.seed)
+        check(0 <= self.seed < 2**32, "seed", "between 0 and 4294967295", self.seed)
+        on_policy = self.distillation.on_policy
+        check(
+            not on_policy.fraction or on_policy.prompt_tokens < self.corpus.window,
+            "distillation.on_policy.prompt_tokens",
+            f"below corpus.window ({self.corpus.window}), so that there is something to write",
+            on_policy.prompt_tokens,
+        )
+        for name, objective in (("hidden_states", self.distillation.hidden_states), ("attention_maps", self.distillation.attention_maps)):
+            check(
+                not objective.weight or objective.mapping != "subset" or self.student.starts_from_teacher,
+                f"distillation.{name}.mapping",
+                "uniform, last or adaptive for a student that does not begin as layers of the teacher",
+                objective.mapping,
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The whole config as plain lists, dicts and numbers, defaults included."""

@@ -123,34 +123,36 @@ def weights_of(gemma: Gemma) -> dict[str, np.ndarray]:
     [hidden, heads * head_dim], `gate` and `up` [ffw, hidden], `down` [hidden, ffw]. Norms (`pre_attention_norm`, `query_norm`,
     `key_norm`, `post_attention_norm`, `pre_ffw_norm`, `post_ffw_norm`) hold the factor itself, KerasHub's `1 + scale`.
     """
+    return {name: tensor.numpy() for name, tensor in weight_tensors(gemma).items()}
 
-    def array(variable: Any) -> np.ndarray:
-        return np.asarray(variable.numpy(), dtype=np.float32)
 
-    def norm(layer: Any) -> np.ndarray:
-        return 1 + array(layer.scale)
+def weight_tensors(gemma: Gemma) -> dict[str, tf.Tensor]:
+    """The same, read when it is called and, inside a `tf.function`, whenever that runs: a model in training is followed."""
 
-    def heads_first(kernel: Any) -> np.ndarray:  # [n, d, h] -> [n * h, d]
-        return np.ascontiguousarray(array(kernel).transpose(0, 2, 1).reshape(-1, kernel.shape[1]))
+    def tensor(variable: Any) -> tf.Tensor:
+        return tf.cast(tf.convert_to_tensor(variable.value), tf.float32)
 
-    def transposed(kernel: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(kernel.T)
+    def norm(layer: Any) -> tf.Tensor:
+        return 1 + tensor(layer.scale)
+
+    def heads_first(kernel: Any) -> tf.Tensor:  # [n, d, h] -> [n * h, d]
+        return tf.reshape(tf.transpose(tensor(kernel), [0, 2, 1]), [-1, kernel.shape[1]])
 
     backbone = gemma.backbone
-    weights = {"embedding": array(backbone.token_embedding.embeddings), "final_norm": norm(backbone.layer_norm)}
+    weights = {"embedding": tensor(backbone.token_embedding.embeddings), "final_norm": norm(backbone.layer_norm)}
     for index, block in enumerate(backbone.transformer_layers):
         attention = block.attention
-        output = array(attention.output_dense.kernel)
+        output = tensor(attention.output_dense.kernel)
         layer = {
             "pre_attention_norm": norm(block.pre_attention_norm),
             "query": heads_first(attention.query_dense.kernel),
             "key": heads_first(attention.key_dense.kernel),
             "value": heads_first(attention.value_dense.kernel),
-            "attention_output": transposed(output.reshape(-1, output.shape[-1])),
+            "attention_output": tf.transpose(tf.reshape(output, [-1, output.shape[-1]])),
             "pre_ffw_norm": norm(block.pre_ffw_norm),
-            "gate": transposed(array(block.gating_ffw.kernel)),
-            "up": transposed(array(block.gating_ffw_2.kernel)),
-            "down": transposed(array(block.ffw_linear.kernel)),
+            "gate": tf.transpose(tensor(block.gating_ffw.kernel)),
+            "up": tf.transpose(tensor(block.gating_ffw_2.kernel)),
+            "down": tf.transpose(tensor(block.ffw_linear.kernel)),
         }
         if attention.use_query_key_norm:
             layer |= {"query_norm": norm(attention.query_norm), "key_norm": norm(attention.key_norm)}

@@ -7,7 +7,7 @@ import tensorflow as tf
 from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.gemma.model import Gemma
-from gemma_tf_distill.transfer.distillation_loss import SoftAndHardTargets
+from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets
 from gemma_tf_distill.transfer.vocabulary_loss import Targets, vocabulary_loss
 
 
@@ -52,7 +52,7 @@ class HeldoutEvaluation:
         count = labels.shape[0] * labels.shape[1]
         backbone = self._model.backbone
         hidden = backbone(model_inputs(batch["tokens"]), training=False)
-        terms = SoftAndHardTargets(DistillationConfig())
+        terms = SoftAndHardTargets(DistillationConfig(), alpha=0.5, temperature=1.0)
 
         def token_terms(logits: tf.Tensor, targets: Targets) -> dict[str, tf.Tensor]:
             found = terms(logits, targets)

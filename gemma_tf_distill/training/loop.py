@@ -3,14 +3,17 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, TrainingConfig
+from gemma_tf_distill.data.examples import model_inputs
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.monitoring.progress import progress
+from gemma_tf_distill.training.layer_pairs import LayerPairs
+from gemma_tf_distill.training.on_policy import OnPolicySampler
 from gemma_tf_distill.training.optimizers import make_optimizer
 from gemma_tf_distill.training.trainer import DistillationTrainer
 
@@ -49,6 +52,9 @@ def fit(
     training: TrainingConfig,
     distillation: DistillationConfig,
     total_steps: int,
+    teacher: Gemma | None = None,
+    kept_layers: Sequence[int] | None = None,
+    seed: int = 0,
 ) -> None:
     """Trains `student` in place, from the run's last checkpoint where there is one.
 
@@ -59,13 +65,35 @@ def fit(
       training: its config.
       distillation: its config.
       total_steps: optimizer steps in all, those before a resumption included.
+      teacher: over the student's vocabulary, where `distillation.needs_live_teacher`.
+      kept_layers: the teacher's layers that the student began as, where it did.
+      seed: of dropouts, projectors and the student's own words.
 
     Raises:
+      ConfigError: if a layer mapping or the prompt length does not fit.
       DivergenceError: if the loss is not finite.
     """
-    trainer = DistillationTrainer(training, distillation, learn_from_teacher=run.learn_from_teacher)
-    optimizer = make_optimizer(training, total_steps, student.backbone.trainable_variables)
-    checkpoint = tf.train.Checkpoint(backbone=student.backbone, optimizer=optimizer)
+    first = next(iter(batches(0).take(1)))
+    pairs = LayerPairs()
+    if run.learn_from_teacher and teacher is not None:
+        calibration = model_inputs(first["tokens"])
+        pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=calibration)
+
+    def make_trainer(distillation: DistillationConfig) -> DistillationTrainer:
+        return DistillationTrainer(
+            training, distillation, learn_from_teacher=run.learn_from_teacher, total_steps=total_steps, pairs=pairs, seed=seed
+        )
+
+    trainer = make_trainer(distillation)
+    own_words, own_trainer = None, trainer
+    if run.learn_from_teacher and distillation.on_policy.fraction:
+        own_words = OnPolicySampler(student, distillation.on_policy, first["tokens"].shape[1], seed)
+        # What the student wrote is no text to learn by heart: only the teacher's opinion of it counts.
+        own_trainer = make_trainer(dataclasses.replace(distillation, alpha=1.0))
+
+    variables = trainer.trainable_variables(teacher, student)
+    optimizer = make_optimizer(training, total_steps, variables)
+    checkpoint = tf.train.Checkpoint(backbone=student.backbone, optimizer=optimizer, projectors=list(pairs.trainable_variables))
     manager = tf.train.CheckpointManager(checkpoint, run.checkpoints, max_to_keep=1)
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
@@ -75,20 +103,19 @@ def fit(
     writer = tf.summary.create_file_writer(run.tensorboard)
     with writer.as_default():
         for batch in batches(begun).take(total_steps - begun):
-            metrics = trainer.train_step(batch, None, student, optimizer)
+            if own_words is not None and own_words.chooses(step):
+                metrics = own_trainer.train_step(own_words(batch["tokens"], step), teacher, student, optimizer)
+            else:
+                metrics = trainer.train_step(batch, teacher, student, optimizer)
             step += 1
             if step == begun + 1 or step % training.log_every == 0 or step == total_steps:
                 values = {name: float(value) for name, value in metrics.items()}
-                if not math.isfinite(values["loss"]) or not math.isfinite(values["gradient_norm"]):
-                    raise DivergenceError(
-                        f"the loss of the {run.name} is {values['loss']} at step {step} of {total_steps}: "
-                        f"lower training.learning_rate (now {training.learning_rate}) or raise training.warmup_fraction"
-                    )
+                _check_finite(values, batch, f"{run.name} is {values['loss']} at step {step} of {total_steps}", training)
                 window_tokens = int(tf.size(batch["tokens"]))
                 rate = (step - begun) * window_tokens / (time.monotonic() - clock)
-                for name in ("loss", "soft_loss", "hard_loss"):
-                    if name in values:
-                        tf.summary.scalar(f"distill/{name}", values[name], step)
+                for name, value in values.items():
+                    if name not in ("gradient_norm", "tokens"):
+                        tf.summary.scalar(f"distill/{name}", value, step)
                 tf.summary.scalar("train/gradient_norm", values["gradient_norm"], step)
                 tf.summary.scalar("train/learning_rate", float(optimizer.learning_rate), step)
                 tf.summary.scalar("data/tokens_per_second", rate, step)
@@ -96,3 +123,14 @@ def fit(
                 progress(run.name, step * window_tokens, total_steps * window_tokens, loss=values["loss"])
             if step % training.checkpoint_every == 0 and step < total_steps:
                 manager.save(step)
+
+
+def _check_finite(values: Mapping[str, float], batch: Mapping[str, tf.Tensor], where: str, training: TrainingConfig) -> None:
+    if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
+        return
+    log_probs = batch.get("teacher_log_probs")
+    if log_probs is not None and not bool(tf.reduce_all(tf.math.is_finite(log_probs))):
+        raise DivergenceError(f"the loss of the {where}, since the teacher's targets are not all numbers: score the corpus again")
+    raise DivergenceError(
+        f"the loss of the {where}: lower training.learning_rate (now {training.learning_rate}) or raise training.warmup_fraction"
+    )

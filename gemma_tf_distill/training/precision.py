@@ -1,4 +1,4 @@
-"""Mixed precision: bfloat16 compute over float32 weights."""
+"""The dtypes that a model's weights are kept and multiplied in."""
 
 import keras
 import keras_hub
@@ -7,7 +7,7 @@ from gemma_tf_distill.gemma.model import Gemma
 
 
 def with_precision(model: Gemma, precision: str) -> Gemma:
-    """The same weights in a model that computes in `precision` (`float32` or `mixed_bfloat16`); `model` itself where it does already.
+    """The same weights in a model that computes in `precision`: `float32`, `mixed_bfloat16` or `bfloat16`; `model` itself where it does.
 
     Micikevicius et al. 2018 keep a float32 master copy of the weights; in KerasHub that is the `mixed_bfloat16` dtype policy.
     """

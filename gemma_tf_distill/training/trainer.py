@@ -1,88 +1,155 @@
 """One optimizer step of distillation, compiled by XLA."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
-from gemma_tf_distill.config import DistillationConfig, TrainingConfig
-from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
+from gemma_tf_distill.config import DistillationConfig, Schedule, TrainingConfig
+from gemma_tf_distill.errors import ConfigError, WeightsError
 from gemma_tf_distill.gemma.model import Gemma
-from gemma_tf_distill.teacher.targets import TargetScorer
-from gemma_tf_distill.transfer.distillation_loss import SoftAndHardTargets, hard_target_terms
-from gemma_tf_distill.transfer.vocabulary_loss import vocabulary_loss
-
-Batch = Mapping[str, tf.Tensor]
-Metrics = dict[str, tf.Tensor]
+from gemma_tf_distill.training.accumulation import gradient_accumulation_step, replicas_in_sync
+from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss
+from gemma_tf_distill.training.layer_pairs import LayerPairs
+from gemma_tf_distill.training.progressive_dropout import ProgressiveDropout
+from gemma_tf_distill.training.schedules import value_at
 
 
 class DistillationTrainer:
-    """Trains a student on a teacher's targets, stored or live, and on the text itself.
+    """Trains a student on a teacher's targets, stored or live, on what lies between its layers, and on the text itself.
 
     Every loss is a float32 sum over the tokens that count, divided by their number; a batch without any has loss 0.
     """
 
-    def __init__(self, training: TrainingConfig, distillation: DistillationConfig, *, learn_from_teacher: bool = True):
+    def __init__(
+        self,
+        training: TrainingConfig,
+        distillation: DistillationConfig,
+        *,
+        learn_from_teacher: bool = True,
+        total_steps: int | None = None,
+        pairs: LayerPairs | None = None,
+        seed: int = 0,
+    ):
         """Args:
-        training: clipping.
-        distillation: alpha, temperature and top k.
-        learn_from_teacher: off for the control run, which sees the same tokens and only the hard labels.
+          training: clipping, accumulation, layer dropout.
+          distillation: what to learn from.
+          learn_from_teacher: off for the control run, which sees the same tokens and only the hard labels.
+          total_steps: the length of training, which schedules and layer dropout are measured by.
+          pairs: the layers that are compared, with their projectors; none: as the config's mappings say, for the first teacher
+            and student that `train_step` sees.
+          seed: of dropouts.
+
+        Raises:
+          ConfigError: if something is scheduled and `total_steps` is missing.
         """
+        scheduled = isinstance(distillation.alpha, Schedule) or isinstance(distillation.temperature, Schedule)
+        if (scheduled or training.layer_dropout > 0) and total_steps is None:
+            raise ConfigError("alpha, temperature or layer dropout change with training: give DistillationTrainer its total_steps")
         self._training = training
         self._distillation = distillation
-        self._token_loss = SoftAndHardTargets(distillation) if learn_from_teacher else hard_target_terms
         self._learn_from_teacher = learn_from_teacher
+        self._total_steps = total_steps
+        self._pairs = pairs
+        self._seed = seed
         self._steps: dict[tuple[int, ...], Callable[[Batch], Metrics]] = {}
+
+    def trainable_variables(self, teacher_model: Gemma | None, student_model: Gemma) -> list[keras.Variable]:
+        """What the optimizer is to be built for: the student's variables, and those of the projectors where hidden states are compared."""
+        return [*student_model.backbone.trainable_variables, *self._layer_pairs(teacher_model, student_model).trainable_variables]
 
     def train_step(self, batch: Batch, teacher_model: Gemma | None, student_model: Gemma, optimizer: keras.Optimizer) -> Metrics:
         """Updates the student once.
 
         Args:
-          batch: `tokens` int32 [B, T]; where `teacher_model` is none also `teacher_ids` int32 [B, N, k] and
-            `teacher_log_probs` float32 [B, N, k] (nats, at the config's temperature), which the control run does not read.
-          teacher_model: a live teacher over the student's vocabulary, or none for stored targets.
+          batch: `tokens` int32 [B, T]; stored targets `teacher_ids` int32 [B, N, k] and `teacher_log_probs` float32 [B, N, k] (nats,
+            at the config's temperature), or none: then the live teacher's whole distribution is learned, as it is where the
+            config's targets are dense; optionally `mask` float32 [B, N], where not all labels count that usually would. The
+            control run reads the tokens only.
+          teacher_model: a live teacher over the student's vocabulary, or none where stored targets are all that is learned from.
           student_model: the model to train.
-          optimizer: built for the student's trainable variables.
+          optimizer: built for `trainable_variables`, or not built yet.
 
         Returns:
-          Float32 scalars: `loss`, its terms, `gradient_norm` (before clipping) and `tokens` (that count).
+          Float32 scalars: `loss`, its terms, `alpha` and `temperature` where they change, `gradient_norm` (before clipping) and
+          `tokens` (that count).
+
+        Raises:
+          ConfigError: if what the config asks for needs a live teacher, or targets, that are not given.
+          WeightsError: if teacher and student differ in vocabulary.
         """
-        key = (id(teacher_model), id(student_model), id(optimizer))
+        teacher = teacher_model if self._learn_from_teacher else None
+        if not self._learn_from_teacher or self._distillation.targets == "dense":
+            batch = {name: batch[name] for name in ("tokens", "mask") if name in batch}
+        if self._learn_from_teacher:
+            self._check(batch, teacher, student_model)
+        key = (id(teacher), id(student_model), id(optimizer), "teacher_ids" in batch)
         if key not in self._steps:
+            variables = self.trainable_variables(teacher, student_model)
+            if not optimizer.built:
+                optimizer.build(variables)
 
-            @tf.function(jit_compile=True)
             def step(batch: Batch) -> Metrics:
-                return self._step(batch, scorer, student_model, optimizer)
+                return self._step(batch, teacher, student_model, optimizer, variables)
 
-            scorer = None
-            if teacher_model is not None and self._learn_from_teacher:
-                scorer = TargetScorer(teacher_model, top_k=self._distillation.top_k, temperature=self._distillation.temperature)
-            self._steps[key] = step
+            # Between replicas gradients are summed, which XLA does on TPUs, where `strategy.run` is compiled as a whole.
+            self._steps[key] = step if replicas_in_sync() > 1 else tf.function(step, jit_compile=True)
         return self._steps[key](batch)
 
-    def _step(self, batch: Batch, scorer: TargetScorer | None, student: Gemma, optimizer: keras.Optimizer) -> Metrics:
-        tokens = batch["tokens"]
-        labels, mask = labels_and_mask(tokens)
-        count = labels.shape[0] * labels.shape[1]
-        targets = {"labels": tf.reshape(labels, [count])}
-        if self._learn_from_teacher:
-            scored = batch if scorer is None else scorer.score(tokens)._asdict()
-            for name in ("teacher_ids", "teacher_log_probs"):
-                targets[name] = tf.stop_gradient(tf.reshape(scored[name], [count, scored[name].shape[-1]]))
-        counted = tf.reduce_sum(mask)
-        variables = [variable.value for variable in student.backbone.trainable_variables]
-        with tf.GradientTape() as tape:
-            hidden = student.backbone(model_inputs(tokens), training=True)
-            sums = vocabulary_loss(
-                tf.reshape(hidden, [count, hidden.shape[-1]]),
-                student.backbone.token_embedding.embeddings.value,
-                targets,
-                tf.reshape(mask, [count]),
-                self._token_loss,
-                logit_soft_cap=student.backbone.final_logit_soft_cap,
+    def _check(self, batch: Batch, teacher: Gemma | None, student: Gemma) -> None:
+        if teacher is None and self._distillation.needs_live_teacher:
+            raise ConfigError(
+                "dense targets, hidden states, attention maps and the student's own continuations need the teacher while training: "
+                "give train_step a teacher_model"
             )
-            means = {name: total / tf.maximum(counted, 1.0) for name, total in sums.items()}
-        gradients = [tf.convert_to_tensor(g) for g in tape.gradient(means["loss"], variables)]
-        clipped, norm = tf.clip_by_global_norm(gradients, self._training.clip_norm)
-        optimizer.apply(clipped, student.backbone.trainable_variables)
-        return {**means, "gradient_norm": norm, "tokens": counted}
+        if teacher is None and "teacher_ids" not in batch:
+            raise ConfigError("there are no stored targets (teacher_ids, teacher_log_probs) in the batch and no teacher_model: give one")
+        if teacher is not None and teacher.tokenizer.proto != student.tokenizer.proto:
+            raise WeightsError(
+                f"teacher ({teacher.tokenizer.vocabulary_size} words) and student ({student.tokenizer.vocabulary_size} words) have "
+                "different tokenizers: load the teacher over the student's vocabulary (load_teacher(..., vocabulary=...), or trim_teacher)"
+            )
+
+    def _layer_pairs(self, teacher: Gemma | None, student: Gemma) -> LayerPairs:
+        if not self._learn_from_teacher or teacher is None:
+            return LayerPairs()
+        if self._pairs is None:
+            self._pairs = LayerPairs.of(self._distillation, teacher, student, seed=self._seed)
+        return self._pairs
+
+    def _step(
+        self, batch: Batch, teacher: Gemma | None, student: Gemma, optimizer: keras.Optimizer, variables: Sequence[keras.Variable]
+    ) -> Metrics:
+        parts = self._training.accumulation_steps
+        pairs = self._layer_pairs(teacher, student)
+        iterations = tf.cast(optimizer.iterations.value, tf.int32)
+        progress = tf.minimum(tf.cast(iterations, tf.float32) / max(1, (self._total_steps or 1) - 1), 1.0)
+        alpha, temperature = (value_at(value, progress) for value in (self._distillation.alpha, self._distillation.temperature))
+
+        def loss(part: Batch, teacher: Gemma | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
+            seed = tf.stack([self._seed, iterations * parts + index])
+            scales = None
+            if self._training.layer_dropout:
+                dropout = ProgressiveDropout(student.backbone.num_layers, self._training.layer_dropout)
+                scales = dropout.layer_scales(progress, part["tokens"].shape[0], seed)
+            return batch_loss(
+                part,
+                teacher,
+                student,
+                token_count,
+                distillation=self._distillation,
+                learn_from_teacher=self._learn_from_teacher,
+                pairs=pairs,
+                alpha=alpha,
+                temperature=temperature,
+                layer_scales=scales,
+                seed=seed,
+            )
+
+        metrics = gradient_accumulation_step(
+            teacher, student, optimizer, batch, parts, loss=loss, variables=variables, clip_norm=self._training.clip_norm
+        )
+        for name, value in (("alpha", alpha), ("temperature", temperature)):
+            if self._learn_from_teacher and tf.is_tensor(value):
+                metrics[name] = value
+        return metrics

@@ -1,45 +1,154 @@
-"""What the trainer minimises for each token: soft targets from the teacher, hard targets from the text."""
+"""The weighted sum of all that a student learns from: soft and hard targets, hidden states, attention maps."""
+
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from gemma_tf_distill.config import DistillationConfig
-from gemma_tf_distill.transfer.divergences import make_divergence
-from gemma_tf_distill.transfer.supports import at_words, renormalised, with_tail
-from gemma_tf_distill.transfer.vocabulary_loss import Targets
+from gemma_tf_distill.config import DistillationConfig, Schedule
+from gemma_tf_distill.errors import ConfigError, WeightsError
+from gemma_tf_distill.transfer.attention_maps import attention_map_loss
+from gemma_tf_distill.transfer.hidden_states import LinearPathDistillation
+from gemma_tf_distill.transfer.outputs import StudentOutputs, TeacherOutputs
+from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets, hard_target_terms
+from gemma_tf_distill.transfer.vocabulary_loss import TokenLoss, vocabulary_loss
+
+# A teacher's layer and the student's layer that is compared with it.
+Pair = tuple[int, int]
 
 
-def hard_target_terms(logits: tf.Tensor, targets: Targets) -> dict[str, tf.Tensor]:
-    """Cross-entropy alone, as the control run trains: float32 [C, V] and `labels` int32 [C] to `loss` and `hard_loss` [C]."""
-    hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets["labels"], logits=logits)
-    return {"loss": hard, "hard_loss": hard}
+class DistillationLoss:
+    """`alpha T^2 soft + (1 - alpha) hard + weight_h hidden states + weight_a attention maps`, float32, in nats where they are nats.
 
-
-class SoftAndHardTargets:
-    """`alpha * T^2 * divergence(teacher, student) + (1 - alpha) * cross-entropy`, both in nats (Hinton et al. 2015, section 2).
-
-    The divergence compares both distributions at temperature T; targets are scored at that temperature.
+    Each term is summed over the tokens that count and divided by their number; a batch without any has loss 0. Hidden states and
+    attention maps are means over their layer pairs.
     """
 
-    def __init__(self, config: DistillationConfig):
-        self._alpha = config.alpha
-        self._temperature = config.temperature
-        self._divergence = make_divergence(config)
-        self._events = with_tail if config.tail == "bucket" else renormalised
+    def __init__(
+        self,
+        config: DistillationConfig | None = None,
+        *,
+        projectors: Mapping[Pair, LinearPathDistillation] | None = None,
+        attention_pairs: Sequence[Pair] = (),
+    ):
+        """Args:
+        config: weights, divergence and kind of targets; none: the defaults.
+        projectors: for each compared pair (teacher layer, student layer), what brings the student's states to the teacher's width.
+        attention_pairs: pairs (teacher layer, student layer) whose attention maps are compared.
+        """
+        self._config = DistillationConfig() if config is None else config
+        self._projectors = dict(projectors or {})
+        self._attention_pairs = tuple(attention_pairs)
 
-    def __call__(self, logits: tf.Tensor, targets: Targets) -> dict[str, tf.Tensor]:
-        """Terms of each token.
+    def compute_loss(
+        self,
+        student_outputs: StudentOutputs,
+        teacher_outputs: TeacherOutputs | None,
+        alpha: float | tf.Tensor | None = None,
+        temperature: float | tf.Tensor | None = None,
+        *,
+        training: bool = True,
+        seed: tf.Tensor | None = None,
+        token_count: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """The loss of a batch and every term of it. Works eagerly, in a `tf.function` and under XLA (static shapes).
 
         Args:
-          logits: float32 [C, V].
-          targets: `labels` int32 [C], `teacher_ids` int32 [C, k], `teacher_log_probs` float32 [C, k] at temperature T.
+          student_outputs: of the student.
+          teacher_outputs: of the teacher, stored or live; none: the hard targets alone, with weight 1.
+          alpha: weight of the soft targets, from 0 to 1; none: the config's.
+          temperature: above 0; none: the config's.
+          training: whether hidden states are dropped out.
+          seed: int32 [2], of that dropout.
+          token_count: float32 scalar to divide the sums by, where this batch is a part of a larger one; none: the tokens that
+            count here, at least 1.
 
         Returns:
-          `loss`, `soft_loss` (the divergence without its T^2) and `hard_loss`, float32 [C].
+          Float32 scalars: `loss`; `hard_loss`; `soft_loss` (without its T^2), `hidden_states_loss` and `attention_maps_loss`
+          (without their weights), where they are in use. Only `loss` is to be differentiated.
+
+        Raises:
+          ConfigError: if alpha or temperature is out of range, or is a schedule in the config and not given.
+          WeightsError: if the vocabularies differ.
         """
-        log_probs = tf.nn.log_softmax(logits)
-        hard = -tf.gather(log_probs, targets["labels"], batch_dims=1)
-        softened = log_probs if self._temperature == 1 else tf.nn.log_softmax(logits / self._temperature)
-        teacher, student = targets["teacher_log_probs"], at_words(softened, targets["teacher_ids"])
-        soft = self._divergence(self._events(teacher), self._events(student))
-        loss = self._alpha * self._temperature**2 * soft + (1 - self._alpha) * hard
-        return {"loss": loss, "soft_loss": soft, "hard_loss": hard}
+        if token_count is None:
+            token_count = tf.maximum(tf.reduce_sum(student_outputs.mask), 1.0)
+        if teacher_outputs is None:
+            sums = _token_sums(student_outputs, None, hard_target_terms)
+            return {name: total / token_count for name, total in sums.items()}
+        alpha = _number(self._config.alpha if alpha is None else alpha, "alpha")
+        temperature = _number(self._config.temperature if temperature is None else temperature, "temperature")
+        _check_vocabularies(student_outputs, teacher_outputs)
+        terms = SoftAndHardTargets(self._config, alpha, temperature, teacher_outputs.embedding, teacher_outputs.logit_soft_cap)
+        sums = _token_sums(student_outputs, teacher_outputs, terms)
+        if self._projectors and self._config.hidden_states.weight:
+            sums["hidden_states_loss"] = self._hidden_states(student_outputs, teacher_outputs, training, seed)
+            sums["loss"] += self._config.hidden_states.weight * sums["hidden_states_loss"]
+        if self._attention_pairs and self._config.attention_maps.weight:
+            sums["attention_maps_loss"] = self._attention_maps(student_outputs, teacher_outputs)
+            sums["loss"] += self._config.attention_maps.weight * sums["attention_maps_loss"]
+        return {name: total / token_count for name, total in sums.items()}
+
+    def _hidden_states(self, student: StudentOutputs, teacher: TeacherOutputs, training: bool, seed: tf.Tensor | None) -> tf.Tensor:
+        total = tf.constant(0.0)
+        for index, ((theirs, mine), project) in enumerate(sorted(self._projectors.items())):
+            own_seed = None if seed is None else seed + tf.constant([1 + index, 0])
+            terms = project(student.hidden_states[mine], teacher.hidden_states[theirs], student.mask, training=training, seed=own_seed)
+            total += tf.reduce_sum(terms)
+        return total / len(self._projectors)
+
+    def _attention_maps(self, student: StudentOutputs, teacher: TeacherOutputs) -> tf.Tensor:
+        total = tf.constant(0.0)
+        for theirs, mine in self._attention_pairs:
+            visible = tf.logical_and(student.visible[mine], teacher.visible[theirs])
+            total += tf.reduce_sum(
+                attention_map_loss(student.attention_maps[mine], teacher.attention_maps[theirs], student.mask, visible=visible)
+            )
+        return total / len(self._attention_pairs)
+
+
+def _token_sums(student: StudentOutputs, teacher: TeacherOutputs | None, token_loss: TokenLoss) -> dict[str, tf.Tensor]:
+    count = student.labels.shape[0] * student.labels.shape[1]
+
+    def flat(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(x, [count, *x.shape[2:]])
+
+    targets = {"labels": flat(student.labels)}
+    if teacher is not None:
+        found = {
+            "teacher_ids": teacher.teacher_ids,
+            "teacher_log_probs": teacher.teacher_log_probs,
+            "teacher_states": teacher.states if teacher.teacher_ids is None else None,
+            "teacher_logits": teacher.logits,
+        }
+        targets |= {name: tf.stop_gradient(flat(value)) for name, value in found.items() if value is not None}
+    mask = flat(student.mask)
+    if student.logits is None:
+        return vocabulary_loss(flat(student.states), student.embedding, targets, mask, token_loss, logit_soft_cap=student.logit_soft_cap)
+    terms = token_loss(tf.cast(flat(student.logits), tf.float32), targets)
+    # A token that does not count may hold anything, also what makes its terms infinite.
+    return {name: tf.reduce_sum(tf.where(mask > 0, term * mask, 0.0)) for name, term in terms.items()}
+
+
+def _number(value: float | Schedule | tf.Tensor, name: str) -> float | tf.Tensor:
+    if isinstance(value, Schedule):
+        raise ConfigError(f"distillation.{name} is a schedule: give compute_loss its value at this step")
+    if not tf.is_tensor(value):
+        if name == "alpha" and not 0 <= value <= 1:
+            raise ConfigError(f"alpha must be between 0 and 1, not {value!r}")
+        if name == "temperature" and not value > 0:
+            raise ConfigError(f"temperature must be above 0, not {value!r}")
+    return value
+
+
+def _check_vocabularies(student: StudentOutputs, teacher: TeacherOutputs) -> None:
+    def words(outputs: StudentOutputs | TeacherOutputs) -> int | None:
+        if outputs.logits is not None:
+            return outputs.logits.shape[-1]
+        return None if outputs.embedding is None else outputs.embedding.shape[0]
+
+    mine, theirs = words(student), words(teacher)
+    if mine is not None and theirs is not None and mine != theirs:
+        raise WeightsError(
+            f"the student has {mine} words and the teacher {theirs}: load the teacher over the student's vocabulary "
+            "(load_teacher(..., vocabulary=...), or trim_teacher)"
+        )

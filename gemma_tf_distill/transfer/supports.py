@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+# The log-probability that fills up a token which has fewer words than others: exp gives 0, and products with it stay finite.
+NO_WORD = -1e9
+
 # A tail below this is noise: float32 sums of probabilities are exact to about 1e-7, float16 targets to about 1e-4.
 _LEAST_TAIL = 1e-6
 

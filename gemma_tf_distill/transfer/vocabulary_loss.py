@@ -9,8 +9,28 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
+from gemma_tf_distill.transfer.head import head_logits, soft_capped
+
 Targets = Mapping[str, tf.Tensor]
 TokenLoss = Callable[[tf.Tensor, Targets], dict[str, tf.Tensor]]
+
+# Of one chunk's float32 logits. At 262,144 words that is 128 tokens.
+_LOGITS_BYTES = 128 * 2**20
+# Fewer make the sum of the embedding's gradients, read and written for each chunk, as slow as the products; on a CPU more fall out of
+# the cache, and on none of the sizes measured were they faster.
+_MOST_TOKENS = 512
+
+
+def default_chunk(tokens: int, words: int) -> int:
+    """Tokens whose logits exist at a time: a multiple of 8, at most 512, 128 MiB of float32 logits at the most, all chunks alike in size.
+
+    Args:
+      tokens: in all.
+      words: of the vocabulary.
+    """
+    most = min(_MOST_TOKENS, max(8, _LOGITS_BYTES // (4 * words) // 8 * 8))
+    chunks = -(-tokens // most)
+    return -(-tokens // (8 * chunks)) * 8
 
 
 def vocabulary_loss(
@@ -20,7 +40,7 @@ def vocabulary_loss(
     mask: tf.Tensor,
     token_loss: TokenLoss,
     *,
-    chunk: int = 512,
+    chunk: int | None = None,
     logit_soft_cap: float | None = None,
 ) -> dict[str, tf.Tensor]:
     """Sums of the terms of a loss over the tokens that count.
@@ -32,14 +52,14 @@ def vocabulary_loss(
       mask: float32 [N], 1 where a token counts and 0 elsewhere.
       token_loss: from float32 logits [C, V] and the chunk's targets to named float32 terms [C]; the term `loss` is the one
         that is differentiated. It must be finite on every token, also those that do not count.
-      chunk: tokens whose logits exist at a time; N need not be a multiple.
+      chunk: tokens whose logits exist at a time; N need not be a multiple; none: `default_chunk`.
       logit_soft_cap: `cap * tanh(logits / cap)` is applied where given.
 
     Returns:
       The float32 sums of all terms over the tokens that count. Only `loss` has a gradient, to `hidden` and `embedding`.
     """
     tokens = hidden.shape[0]
-    chunk = min(chunk, tokens)
+    chunk = min(default_chunk(tokens, embedding.shape[0]) if chunk is None else chunk, tokens)
     chunks = -(-tokens // chunk)
 
     def padded(x: tf.Tensor) -> tf.Tensor:
@@ -55,8 +75,14 @@ def vocabulary_loss(
 
     @tf.custom_gradient
     def total(hidden: tf.Tensor, embedding: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
-        weights = tf.cast(embedding, hidden.dtype)
         padded_hidden = padded(hidden)
+
+        def weights_for(i: tf.Tensor) -> tf.Tensor:
+            if embedding.dtype == hidden.dtype:
+                return embedding
+            # The factor is always 1, which XLA can't know: it would take a cast that is the same in every turn out of the loop and
+            # keep the whole copy (320 MiB at 262,144 words of 640) where it can cast on the way into each product.
+            return tf.cast(embedding * tf.cast(1 + i // chunks, embedding.dtype), hidden.dtype)
 
         def one_chunk(
             i: tf.Tensor, sums: list[tf.Tensor], d_hidden: tf.TensorArray, d_embedding: tf.Tensor
@@ -64,12 +90,11 @@ def vocabulary_loss(
             def cut(x: tf.Tensor) -> tf.Tensor:
                 return tf.slice(x, [i * chunk] + [0] * (x.shape.rank - 1), [chunk, *x.shape[1:]])
 
-            states, counts = cut(padded_hidden), cut(padded_mask)
+            states, counts, weights = cut(padded_hidden), cut(padded_mask), weights_for(i)
             with tf.GradientTape() as tape:
-                raw = tf.cast(tf.matmul(states, weights, transpose_b=True), tf.float32)
+                raw = head_logits(states, weights)
                 tape.watch(raw)
-                logits = raw if logit_soft_cap is None else logit_soft_cap * tf.tanh(raw / logit_soft_cap)
-                losses = token_loss(logits, dict(zip(names, map(cut, values), strict=True)))
+                losses = token_loss(soft_capped(raw, logit_soft_cap), dict(zip(names, map(cut, values), strict=True)))
                 chunk_sums = [tf.reduce_sum(losses[term] * counts) for term in terms]
             d_logits = tf.cast(tape.gradient(chunk_sums[terms.index("loss")], raw), hidden.dtype)
             d_hidden = d_hidden.write(i, tf.matmul(d_logits, weights))

@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gemma_tf_distill.config import DistillationConfig, TrainingConfig
+from gemma_tf_distill.config import AttentionMapsConfig, DistillationConfig, HiddenStatesConfig, Schedule, TrainingConfig
 from gemma_tf_distill.data.batches import evaluation_batches, training_batches
+from gemma_tf_distill.data.examples import model_inputs
+from gemma_tf_distill.errors import ConfigError, WeightsError
+from gemma_tf_distill.gemma.student import trim_teacher
+from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
+from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.optimizers import make_optimizer
 from gemma_tf_distill.training.trainer import DistillationTrainer
 
@@ -68,16 +73,72 @@ def test_update_is_that_of_an_uncompiled_dense_step(scored_windows, make_student
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_live_teacher_trains_as_stored_targets_do(scored_windows, make_student, tiny_teacher):
-    batch, distillation = first_batch(scored_windows), DistillationConfig(top_k=scored_windows.top_k)
-    losses = []
-    for teacher in (None, tiny_teacher):
-        student = make_student()
-        optimizer = make_optimizer(TRAINING, 10, student.backbone.trainable_variables)
-        trainer = DistillationTrainer(TRAINING, distillation)
-        losses.append([float(trainer.train_step(batch, teacher, student, optimizer)["loss"]) for _ in range(3)])
-    # Stored log-probabilities are float16: about 1e-3 relative.
-    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
+def test_live_teacher_gives_the_loss_of_its_whole_distribution(scored_windows, make_student, tiny_teacher):
+    tokens = first_batch(scored_windows)["tokens"]
+    distillation = DistillationConfig(targets="dense", alpha=0.7, temperature=2.0)
+    student = make_student()
+    log_probs = [tf.nn.log_softmax(model.logits(tokens[:, :-1]) / 2.0).numpy().astype(np.float64) for model in (tiny_teacher, student)]
+    labels = tokens.numpy()[:, 1:]
+    mask = (labels != 0) & (labels != 2)
+    kl = (np.exp(log_probs[0]) * (log_probs[0] - log_probs[1])).sum(-1)[mask].mean()
+    optimizer = make_optimizer(TRAINING, 10, student.backbone.trainable_variables)
+    metrics = DistillationTrainer(TRAINING, distillation).train_step({"tokens": tokens}, tiny_teacher, student, optimizer)
+    np.testing.assert_allclose(metrics["soft_loss"], kl, rtol=1e-4)
+    np.testing.assert_allclose(metrics["loss"], 0.7 * 4 * kl + 0.3 * metrics["hard_loss"], rtol=1e-4)
+
+
+def test_what_needs_a_live_teacher_says_so(scored_windows, make_student):
+    batch, student = first_batch(scored_windows), make_student()
+    optimizer = keras.optimizers.SGD(0.1)
+    for changes in (
+        {"targets": "dense"},
+        {"hidden_states": HiddenStatesConfig(weight=1.0)},
+        {"attention_maps": AttentionMapsConfig(weight=1.0)},
+    ):
+        with pytest.raises(ConfigError, match="give train_step a teacher_model"):
+            DistillationTrainer(TRAINING, DistillationConfig(**changes)).train_step(batch, None, student, optimizer)
+    with pytest.raises(ConfigError, match="no stored targets"):
+        DistillationTrainer(TRAINING, DistillationConfig()).train_step({"tokens": batch["tokens"]}, None, student, optimizer)
+
+
+def test_a_teacher_over_another_vocabulary_is_refused(scored_windows, make_student, tiny_teacher):
+    tokens, student = first_batch(scored_windows)["tokens"], make_student()
+    other = trim_teacher(tiny_teacher, trim_vocabulary(tiny_teacher.tokenizer, {300: 1, 301: 1}))
+    trainer = DistillationTrainer(TRAINING, DistillationConfig(targets="dense"))
+    with pytest.raises(WeightsError, match="load the teacher over the student's vocabulary"):
+        trainer.train_step({"tokens": tokens}, other, student, keras.optimizers.SGD(0.1))
+
+
+EVERYTHING = DistillationConfig(
+    alpha=Schedule(start=1.0, end=0.0, shape="cosine"),
+    hidden_states=HiddenStatesConfig(weight=0.5, dropout_rate=0.1),
+    attention_maps=AttentionMapsConfig(weight=0.25, mapping="adaptive"),
+    top_k=6,
+)
+
+
+def test_every_objective_at_once(scored_windows, make_student, tiny_teacher):
+    batch = first_batch(scored_windows)
+    student = make_student(hidden_dim=8)
+    pairs = LayerPairs.of(EVERYTHING, tiny_teacher, student, seed=0, calibration=model_inputs(batch["tokens"]))
+    trainer = DistillationTrainer(TrainingConfig(batch_size=4, layer_dropout=0.2), EVERYTHING, total_steps=5, pairs=pairs)
+    variables = trainer.trainable_variables(tiny_teacher, student)
+    optimizer = make_optimizer(TrainingConfig(learning_rate=1e-2), 5, variables)
+    steps = [{name: float(value) for name, value in trainer.train_step(batch, tiny_teacher, student, optimizer).items()} for _ in range(5)]
+    assert [round(step["alpha"], 4) for step in steps] == [1.0, 0.8536, 0.5, 0.1464, 0.0]
+    for step in steps:
+        parts = step["alpha"] * step["soft_loss"] + (1 - step["alpha"]) * step["hard_loss"]
+        parts += 0.5 * step["hidden_states_loss"] + 0.25 * step["attention_maps_loss"]
+        np.testing.assert_allclose(step["loss"], parts, rtol=1e-5)
+    assert steps[-1]["hidden_states_loss"] < steps[0]["hidden_states_loss"]
+    assert len(variables) == len(student.backbone.trainable_variables) + student.backbone.num_layers
+
+
+def test_a_schedule_needs_the_length_of_training():
+    with pytest.raises(ConfigError, match="total_steps"):
+        DistillationTrainer(TRAINING, EVERYTHING)
+    with pytest.raises(ConfigError, match="total_steps"):
+        DistillationTrainer(TrainingConfig(layer_dropout=0.1), DistillationConfig())
 
 
 def test_control_does_not_see_the_teacher(scored_windows, make_student):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.errors import ConfigError
-from gemma_tf_distill.transfer.distillation_loss import SoftAndHardTargets
 from gemma_tf_distill.transfer.divergences import forward_kl, jensen_shannon, make_divergence, reverse_kl, top_k_forward_kl, total_variation
 from gemma_tf_distill.transfer.supports import renormalised, with_tail
+from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets
 
 WORDS = 17
 
@@ -104,7 +104,7 @@ def test_renormalised_top_k_is_a_distribution_and_ignores_the_tail():
 @pytest.mark.parametrize("tail", ["bucket", "renormalise"])
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_chosen_in_the_config_and_has_finite_gradients(name, tail):
-    loss = SoftAndHardTargets(DistillationConfig(alpha=1.0, divergence=name, tail=tail))
+    loss = SoftAndHardTargets(DistillationConfig(divergence=name, tail=tail), alpha=1.0, temperature=1.0)
     best, ids = tf.math.top_k(log_probs(5), 4)
     student = tf.Variable(log_probs(6))
     targets = {"labels": tf.constant([1, 2, 3]), "teacher_ids": ids, "teacher_log_probs": best}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemma_tf_distill.config import DistillationConfig
-from gemma_tf_distill.transfer.distillation_loss import SoftAndHardTargets, hard_target_terms
+from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets, hard_target_terms
 from gemma_tf_distill.transfer.vocabulary_loss import vocabulary_loss
 
 
@@ -51,8 +51,8 @@ def chunked(case, token_loss, chunk, soft_cap=None, jit=False):
 
 LOSSES = {
     "hard": hard_target_terms,
-    "soft": SoftAndHardTargets(DistillationConfig(alpha=1.0)),
-    "both": SoftAndHardTargets(DistillationConfig(alpha=0.3, temperature=2.0)),
+    "soft": SoftAndHardTargets(DistillationConfig(), alpha=1.0, temperature=1.0),
+    "both": SoftAndHardTargets(DistillationConfig(), alpha=0.3, temperature=2.0),
 }
 
 

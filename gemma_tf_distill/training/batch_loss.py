@@ -1,0 +1,103 @@
+"""The loss of some windows: both models run, with the taps that are compared, and `DistillationLoss` puts it all together."""
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from gemma_tf_distill.config import DistillationConfig
+from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
+from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.gemma.taps import forward, visible_keys
+from gemma_tf_distill.training.layer_pairs import LayerPairs
+from gemma_tf_distill.transfer.distillation_loss import DistillationLoss
+from gemma_tf_distill.transfer.outputs import StudentOutputs, TeacherOutputs
+
+Batch = Mapping[str, tf.Tensor]
+Metrics = dict[str, tf.Tensor]
+
+
+def counting_mask(batch: Batch) -> tf.Tensor:
+    """Which labels of a batch count, float32 [B, N]: its own `mask` where it has one, else all but padding and `<bos>`."""
+    return batch["mask"] if "mask" in batch else labels_and_mask(batch["tokens"])[1]
+
+
+def batch_loss(
+    batch: Batch,
+    teacher: Gemma | None,
+    student: Gemma,
+    token_count: tf.Tensor,
+    *,
+    distillation: DistillationConfig,
+    learn_from_teacher: bool = True,
+    pairs: LayerPairs | None = None,
+    alpha: float | tf.Tensor | None = None,
+    temperature: float | tf.Tensor | None = None,
+    layer_scales: tf.Tensor | None = None,
+    seed: tf.Tensor | None = None,
+) -> Metrics:
+    """The loss that is differentiated, and its terms, as float32 scalars.
+
+    Args:
+      batch: `tokens` int32 [B, T], stored targets or none, `mask` or none, as `DistillationTrainer.train_step` takes them.
+      teacher: live, or none.
+      student: the model that learns.
+      token_count: float32 scalar, by which sums over tokens are divided.
+      distillation: what to learn from.
+      learn_from_teacher: off: the hard labels alone.
+      pairs: the layers that are compared; none: none.
+      alpha: see `DistillationLoss.compute_loss`.
+      temperature: likewise.
+      layer_scales: float32 [layers, B], of the student (see `gemma.taps.forward`).
+      seed: int32 [2], of dropout.
+    """
+    pairs = LayerPairs() if pairs is None else pairs
+    inputs = model_inputs(batch["tokens"])
+    labels, _ = labels_and_mask(batch["tokens"])
+    mine = forward(
+        student.backbone,
+        inputs,
+        hidden_states=pairs.student_hidden_states,
+        attention_maps=pairs.student_attention_maps,
+        layer_scales=layer_scales,
+    )
+    student_outputs = StudentOutputs(
+        labels=labels,
+        mask=counting_mask(batch),
+        states=mine.states,
+        embedding=student.backbone.token_embedding.embeddings.value,
+        logit_soft_cap=student.backbone.final_logit_soft_cap,
+        hidden_states=mine.hidden_states,
+        attention_maps=mine.attention_maps,
+        visible=_visible(student, pairs.student_attention_maps, inputs),
+    )
+    loss = DistillationLoss(distillation, projectors=pairs.projectors, attention_pairs=pairs.attention_maps)
+    teacher_outputs = _teacher_outputs(batch, inputs, teacher, pairs) if learn_from_teacher else None
+    return loss.compute_loss(student_outputs, teacher_outputs, alpha, temperature, seed=seed, token_count=token_count)
+
+
+def _teacher_outputs(batch: Batch, inputs: Batch, teacher: Gemma | None, pairs: LayerPairs) -> TeacherOutputs:
+    stored = {name: batch[name] for name in ("teacher_ids", "teacher_log_probs") if name in batch}
+    tapped = [*pairs.teacher_hidden_states, *pairs.teacher_attention_maps]
+    if teacher is None or (stored and not tapped):
+        return TeacherOutputs(**stored)
+    theirs = forward(
+        teacher.backbone,
+        inputs,
+        hidden_states=pairs.teacher_hidden_states,
+        attention_maps=pairs.teacher_attention_maps,
+        # With stored targets the teacher is only asked for what is compared, and runs no further than that.
+        last=max(tapped) if stored else None,
+    )
+    return TeacherOutputs(
+        **stored,
+        states=theirs.states,
+        embedding=teacher.backbone.token_embedding.embeddings.value,
+        logit_soft_cap=teacher.backbone.final_logit_soft_cap,
+        hidden_states=theirs.hidden_states,
+        attention_maps=theirs.attention_maps,
+        visible=_visible(teacher, pairs.teacher_attention_maps, inputs),
+    )
+
+
+def _visible(model: Gemma, layers: list[int], inputs: Batch) -> dict[int, tf.Tensor]:
+    return {layer: visible_keys(model.backbone, layer, inputs["padding_mask"]) for layer in layers}
