@@ -9,7 +9,7 @@ from gemma_tf_distill import errors
 # Runners hand on an error as it was, with the step's name added, or as the text of its traceback.
 _STEP = re.compile(r" ?\[while running .*", re.DOTALL)
 _IN_TRACEBACK = re.compile(r"^gemma_tf_distill\.errors\.(\w+): (.+?)(?: \[while running .*)?$", re.MULTILINE)
-_TYPES = {cls.__name__: cls for cls in (errors.ConfigError, errors.CorpusError, errors.WeightsError)}
+_TYPES = {cls.__name__: cls for cls in (errors.ConfigError, errors.CorpusError, errors.TargetsError, errors.WeightsError)}
 
 
 @contextlib.contextmanager

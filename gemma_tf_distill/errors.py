@@ -18,6 +18,10 @@ class CorpusError(UserError):
     """A corpus is missing, unreadable, not text, or empty."""
 
 
+class TargetsError(UserError):
+    """Teacher targets that are damaged, or not those that were asked for."""
+
+
 class WeightsError(UserError):
     """Model weights or a tokenizer are missing, out of reach, corrupted, or of another architecture."""
 

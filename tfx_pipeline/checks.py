@@ -29,6 +29,7 @@ def _check_models(config: Config) -> None:
     from gemma_tf_distill.gemma.student import check_layers
     from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
     from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
+    from gemma_tf_distill.gemma.width_cut import check_cut
 
     teacher = describe_source(config.teacher.source)
     student = config.student
@@ -37,6 +38,8 @@ def _check_models(config: Config) -> None:
         raise ConfigError(f"distillation.top_k is {config.distillation.top_k}, but there are {words} words: choose at most as many")
     if student.layers is not None:
         check_layers(student.layers, teacher["num_layers"])
+    if student.cut is not None:
+        check_cut(student.cut, teacher)
     if student.preset is not None:
         preset_architecture(student.preset, "student.preset")
     tokenizer = load_tokenizer(config.teacher.source)

@@ -50,10 +50,13 @@ def create_pipeline(
     Raises:
       CorpusError: if a source of the corpus is missing.
     """
+    fingerprints = {
+        "corpus_fingerprint": corpus_fingerprint(config.corpus),
+        "teacher_fingerprint": teacher_fingerprint(config.teacher.source),
+    }
     corpus_gen = CorpusGen(
         config=corpus_gen_config(config),
-        corpus_fingerprint=corpus_fingerprint(config.corpus),
-        teacher_fingerprint=teacher_fingerprint(config.teacher.source),
+        **fingerprints,
         source_digest=source_digest("components.corpus_gen.component"),
     )
     windows, tokenizer = corpus_gen.outputs["examples"], corpus_gen.outputs["tokenizer"]
@@ -66,14 +69,14 @@ def create_pipeline(
     teacher_scorer = TeacherScorer(
         examples=windows,
         tokenizer=tokenizer,
-        config=teacher_scorer_config(config),
+        config=teacher_scorer_config(config, **fingerprints),
         source_digest=source_digest("components.teacher_scorer.component"),
     )
     scored = teacher_scorer.outputs["scored_examples"]
     distiller = Distiller(
         examples=scored,
         tokenizer=tokenizer,
-        config=distiller_config(config),
+        config=distiller_config(config, **fingerprints),
         source_digest=source_digest("components.distiller.component"),
     )
     exporter = Exporter(

@@ -8,14 +8,19 @@ from tfx.types import standard_artifacts
 
 from components.artifacts import Student, Tokenizer
 from components.distiller.distil import distil
+from components.teacher_scorer.address import target_address
 from gemma_tf_distill.config import Config
 
 
-def distiller_config(config: Config) -> str:
-    """What training depends on, as the component's `config`."""
+def distiller_config(config: Config, corpus_fingerprint: str, teacher_fingerprint: str) -> str:
+    """What training depends on, as the component's `config`; arguments as of `teacher_scorer_config`."""
     sections = json.loads(config.to_json("student", "distillation", "training"))
     sections["student"].pop("vocabulary")
-    teacher = {"teacher": config.teacher.source, "teacher_dtype": config.teacher.dtype}
+    teacher = {
+        "teacher": config.teacher.source,
+        "teacher_dtype": config.teacher.dtype,
+        "address": target_address(config, corpus_fingerprint, teacher_fingerprint),
+    }
     return json.dumps({**sections, **teacher, "seed": config.seed, "window": config.corpus.window}, sort_keys=True)
 
 
@@ -41,6 +46,7 @@ def Distiller(
     Raises:
       ConfigError: if the layers do not fit the teacher.
       DivergenceError: if the loss is not finite.
+      TargetsError: if the targets are damaged, or of something else than the config says.
     """
     distil(
         examples_uri=examples.uri,

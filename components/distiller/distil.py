@@ -7,12 +7,15 @@ import os
 import keras
 import tensorflow as tf
 
+from components.teacher_scorer.address import whole_address
 from gemma_tf_distill.config import DistillationConfig, StudentConfig, TrainingConfig, section_from_json
-from gemma_tf_distill.data.batches import count_split, evaluation_batches, split_files, training_batches
+from gemma_tf_distill.data.batches import evaluation_batches, split_files
+from gemma_tf_distill.data.calibration import calibration_windows
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.student import build_student
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.gemma.vocabulary import Vocabulary, full_vocabulary
+from gemma_tf_distill.teacher.target_store import TargetStore
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.training.precision import with_precision
@@ -31,16 +34,18 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     seed, window = settings["seed"], settings["window"]
     keras.utils.set_random_seed(seed)
 
-    train, heldout = split_files(examples_uri, "train"), split_files(examples_uri, "heldout")
-    train_windows, train_tokens = count_split(train, window)
+    store = TargetStore(examples_uri, whole_address(settings["address"], tokenizer_uri))
+    train, heldout = store.files(), split_files(examples_uri, "heldout")
     heldout_batches = evaluation_batches(heldout, window=window, top_k=distillation.top_k, batch_size=training.batch_size)
-    if training.batch_size > train_windows:
-        raise ConfigError(f"training.batch_size is {training.batch_size}, but there are {train_windows} windows: choose at most as many")
-    total_steps = steps_for(training, train_windows)
+    if training.batch_size > store.windows:
+        raise ConfigError(f"training.batch_size is {training.batch_size}, but there are {store.windows} windows: choose at most as many")
+    total_steps = steps_for(training, store.windows)
 
     teacher = load_teacher(settings["teacher"], vocabulary=Vocabulary.load(tokenizer_uri))
     words = full_vocabulary(teacher.tokenizer)
-    model = build_student(student_config, teacher, words, seed=seed, dtype=training.precision)
+    cut = student_config.cut
+    calibration = None if cut is None else calibration_windows(train, window, cut.calibration_tokens)
+    model = build_student(student_config, teacher, words, seed=seed, dtype=training.precision, calibration=calibration)
     # All of the teacher's weights, those of the words that the student does not have included.
     left_out = describe_source(settings["teacher"])["vocabulary_size"] - len(words.kept_ids)
     teacher_parameters = teacher.parameters + left_out * teacher.backbone.hidden_dim
@@ -64,9 +69,7 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
                 checkpoints=os.path.join(checkpoints, name),
                 tensorboard=os.path.join(tensorboard_uri, name),
             ),
-            lambda skip: training_batches(
-                train, window=window, top_k=distillation.top_k, batch_size=training.batch_size, seed=seed, skip=skip
-            ),
+            lambda skip: store.batches(train, batch_size=training.batch_size, seed=seed, skip=skip),
             training=training,
             distillation=distillation,
             total_steps=total_steps,
@@ -90,7 +93,8 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
         "top1_agreement": student.top1_agreement,
         "teacher_heldout_nll": student.teacher_nll,
         "teacher_parameters": teacher_parameters,
-        "tokens": {"train": train_tokens, "heldout": student.tokens},
+        "target_bytes_per_token": store.index["bytes_per_token"],
+        "tokens": {"train": store.tokens, "heldout": student.tokens},
     }
     with tf.io.gfile.GFile(os.path.join(student_uri, "metrics.json"), "w") as file:
         file.write(json.dumps(metrics, indent=2))

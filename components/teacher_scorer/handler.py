@@ -1,26 +1,35 @@
 """A Beam ModelHandler that scores token windows with a Gemma teacher, loaded once a worker."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler
 
-from gemma_tf_distill.data.examples import parse_windows, scored_example
+from gemma_tf_distill.data.examples import parse_windows, scored_example, target_example
+from gemma_tf_distill.errors import TargetsError
+from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.teacher import load_teacher
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 from gemma_tf_distill.monitoring.progress import progress
-from gemma_tf_distill.teacher.targets import TargetScorer
+from gemma_tf_distill.teacher.codec import encode_draws, encode_top_k
+from gemma_tf_distill.teacher.target_store import TargetAddress
+from gemma_tf_distill.teacher.targets import SampledTargetScorer, Targets, TargetScorer
 
 Window = tuple[str, bytes]
+# Tokens int32 [B, T], of which the first windows count, and those windows' sources, to serialized tf.Examples.
+Scorer = Callable[[tf.Tensor, Sequence[bytes]], Iterable[tf.train.Example]]
 
 
 class _Scorers:
-    """The teacher's compiled scorers, one a split: held-out targets are scored at temperature 1, as the metrics want them."""
+    """The teacher's compiled scorers, one a split; the split's windows with their targets come out serialized."""
 
-    def __init__(self, by_split: Mapping[str, TargetScorer]):
-        self.by_split = by_split
+    def __init__(self, train: Scorer, heldout: Scorer):
+        self.by_split = {"train": train, "heldout": heldout}
         self.windows_done = 0
 
 
@@ -28,7 +37,7 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
     """Windows (split, serialized tf.Example with `tokens` and `source`) to (split, serialized scored tf.Example)."""
 
     def __init__(
-        self, *, source: str, dtype: str, tokenizer: str, window: int, batch_size: int, top_k: int, temperature: float, total: int
+        self, *, source: str, dtype: str, tokenizer: str, window: int, batch_size: int, top_k: int, address: TargetAddress, total: int
     ):
         """Args:
         source: `teacher.source` of the config.
@@ -36,8 +45,8 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         tokenizer: the folder of the student's vocabulary.
         window: T.
         batch_size: windows in a forward pass.
-        top_k: words kept for each token.
-        temperature: of the training split's targets.
+        top_k: words kept for each held-out token.
+        address: of the training split's targets.
         total: windows in all, for the progress line.
         """
         self._source = source
@@ -46,15 +55,25 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         self._window = window
         self._batch_size = batch_size
         self._top_k = top_k
-        self._temperature = temperature
+        self._address = address
         self._total = total
 
     def load_model(self) -> _Scorers:
         """Loads the teacher over the student's vocabulary."""
         teacher = load_teacher(self._source, self._dtype, Vocabulary.load(self._tokenizer))
-        plain = TargetScorer(teacher, top_k=self._top_k)
-        softened = plain if self._temperature == 1 else TargetScorer(teacher, top_k=self._top_k, temperature=self._temperature)
-        return _Scorers({"train": softened, "heldout": plain})
+        # Held-out targets are scored at temperature 1, as the metrics want them.
+        best = TargetScorer(teacher, top_k=self._top_k)
+        return _Scorers(train=self._training_scorer(teacher, best), heldout=functools.partial(_heldout_examples, best))
+
+    def _training_scorer(self, teacher: Gemma, best: TargetScorer) -> Scorer:
+        address = self._address
+        if address.kind == "dense":
+            return _unscored_examples
+        if address.kind == "sampled":
+            drawer = SampledTargetScorer(teacher, draws=address.words, temperature=address.temperature)
+            return functools.partial(_drawn_examples, drawer, address.seed)
+        scorer = best if address.temperature == 1 else TargetScorer(teacher, top_k=address.words, temperature=address.temperature)
+        return functools.partial(_top_k_examples, scorer, math.log(max(address.least_probability, 1e-30)))
 
     def run_inference(self, batch: Sequence[Window], model: _Scorers, inference_args: dict[str, Any] | None = None) -> Iterable[Window]:
         """Scores a batch; windows of different splits may be mixed."""
@@ -65,13 +84,11 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         model.windows_done += len(batch)
         progress("teacher targets", model.windows_done * self._window, self._total * self._window)
 
-    def _score(self, scorer: TargetScorer, serialized: list[bytes]) -> Iterable[bytes]:
+    def _score(self, scorer: Scorer, serialized: list[bytes]) -> Iterable[bytes]:
         windows = parse_windows(tf.constant(serialized), self._window)
         # A short batch is filled up with padding, so that XLA compiles one shape only.
         tokens = tf.pad(windows["tokens"], [[0, self._batch_size - len(serialized)], [0, 0]])
-        ids, log_probs, label_log_prob = (np.asarray(value) for value in scorer(tokens))
-        for i, source in enumerate(windows["source"].numpy()):
-            example = scored_example(tokens[i].numpy(), source, ids[i], log_probs[i], label_log_prob[i])
+        for example in scorer(tokens, windows["source"].numpy()):
             yield example.SerializeToString(deterministic=True)
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
@@ -81,3 +98,41 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
     def get_metrics_namespace(self) -> str:
         """The prefix of RunInference's Beam metrics."""
         return "gemma_tf_distill_teacher"
+
+
+def _heldout_examples(scorer: TargetScorer, tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
+    ids, log_probs, label_log_prob = _numbers(scorer(tokens))
+    for i, source in enumerate(sources):
+        yield scored_example(tokens[i].numpy(), source, ids[i], log_probs[i], label_log_prob[i])
+
+
+def _top_k_examples(scorer: TargetScorer, least_log_prob: float, tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
+    ids, log_probs, _ = _numbers(scorer(tokens))
+    for i, source in enumerate(sources):
+        yield target_example(tokens[i].numpy(), source, encode_top_k(ids[i], log_probs[i], least_log_prob))
+
+
+def _drawn_examples(scorer: SampledTargetScorer, seed: int, tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
+    windows = tokens.numpy()
+    # What is drawn for a window follows from its tokens, whatever batch or worker it comes to.
+    generators = [np.random.default_rng([seed, zlib.crc32(window.tobytes())]) for window in windows]
+    uniforms = np.stack([generator.random(windows.shape[1] - 1, np.float32) for generator in generators])
+    ids, _, _ = _numbers(scorer(tokens, tf.constant(uniforms)))
+    for i, source in enumerate(sources):
+        yield target_example(windows[i], source, encode_draws(ids[i]))
+
+
+def _unscored_examples(tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
+    for i, source in enumerate(sources):
+        yield target_example(tokens[i].numpy(), source, b"")
+
+
+def _numbers(targets: Targets) -> Targets:
+    """The targets as arrays; raises TargetsError where the teacher's probabilities are not numbers."""
+    arrays = Targets(*(np.asarray(value) for value in targets))
+    if not np.all(np.isfinite(arrays.teacher_label_log_prob)):
+        raise TargetsError(
+            "the teacher's probabilities are not numbers (NaN or infinite) for a window of the corpus: check the teacher's weights, and "
+            "try teacher.dtype float32"
+        )
+    return arrays

@@ -99,7 +99,8 @@ class DistillationConfig:
         number or a schedule.
       targets: `top_k` (the teacher's k best words, stored once), `sampled` (`draws` words drawn from the teacher, stored once:
         Gemma Team 2025, section 2.2) or `dense` (the whole distribution, which needs the teacher while training).
-      top_k: teacher probabilities stored for every token.
+      top_k: the most words that are stored for a token.
+      least_probability: words that the teacher finds less probable are not stored; they belong to the tail.
       draws: words drawn for every token where targets are sampled.
       tail: what becomes of the words outside the top k: one `bucket`, or `renormalise` the top k to a distribution of their own.
       divergence: `forward_kl`, `reverse_kl`, `jensen_shannon` or `total_variation`.
@@ -113,6 +114,7 @@ class DistillationConfig:
     temperature: float | Schedule = 1.0
     targets: str = "top_k"
     top_k: int = 64
+    least_probability: float = 1e-4
     draws: int = 256
     tail: str = "bucket"
     divergence: str = "forward_kl"
@@ -128,6 +130,7 @@ class DistillationConfig:
             check(value > 0, "distillation.temperature", "above 0", value)
         check(self.targets in ("top_k", "sampled", "dense"), "distillation.targets", "top_k, sampled or dense", self.targets)
         check(self.top_k >= 1, "distillation.top_k", "at least 1", self.top_k)
+        check(0 <= self.least_probability < 1, "distillation.least_probability", "at least 0 and below 1", self.least_probability)
         check(1 <= self.draws <= 65_535, "distillation.draws", "between 1 and 65535", self.draws)
         check(self.tail in ("bucket", "renormalise"), "distillation.tail", "bucket or renormalise", self.tail)
         known = ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")

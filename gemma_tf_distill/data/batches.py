@@ -1,6 +1,6 @@
 """Batches of scored windows for training and evaluation, in an order that a seed fixes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -38,7 +38,12 @@ def count_split(files: Sequence[str], window: int) -> tuple[int, int]:
     return int(windows), int(tokens)
 
 
-def training_batches(files: Sequence[str], *, window: int, top_k: int, batch_size: int, seed: int, skip: int = 0) -> tf.data.Dataset:
+Parse = Callable[[tf.Tensor, int, int], dict[str, tf.Tensor]]
+
+
+def training_batches(
+    files: Sequence[str], *, window: int, top_k: int, batch_size: int, seed: int, skip: int = 0, parse: Parse = parse_scored
+) -> tf.data.Dataset:
     """Endless full batches, reshuffled every epoch; the same seed gives the same batches.
 
     Args:
@@ -48,9 +53,10 @@ def training_batches(files: Sequence[str], *, window: int, top_k: int, batch_siz
       batch_size: windows a batch.
       seed: of the order.
       skip: batches to leave out at the beginning, when training resumes.
+      parse: reads serialized examples, given T and k.
 
     Returns:
-      A dataset of what `parse_scored` returns, with a static batch dimension.
+      A dataset of what `parse` returns, with a static batch dimension.
     """
     return (
         _records(files)
@@ -58,7 +64,7 @@ def training_batches(files: Sequence[str], *, window: int, top_k: int, batch_siz
         .repeat()
         .skip(skip * batch_size)
         .batch(batch_size, drop_remainder=True)
-        .map(lambda serialized: parse_scored(serialized, window, top_k), deterministic=True)
+        .map(lambda serialized: parse(serialized, window, top_k), num_parallel_calls=2, deterministic=True)
         .prefetch(2)
     )
 

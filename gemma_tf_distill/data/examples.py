@@ -40,6 +40,29 @@ def scored_example(
     )
 
 
+def target_example(tokens: np.ndarray, source: bytes, targets: bytes) -> tf.train.Example:
+    """A window of the training split with its compressed targets.
+
+    Args:
+      tokens: int [T], student ids.
+      source: where the window's documents come from, UTF-8.
+      targets: of `teacher.codec`; empty where none are stored.
+    """
+    feature = {
+        "tokens": tf.train.Feature(int64_list=tf.train.Int64List(value=tokens)),
+        "source": tf.train.Feature(bytes_list=tf.train.BytesList(value=[source])),
+        "targets": tf.train.Feature(bytes_list=tf.train.BytesList(value=[targets])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature))
+
+
+def parse_targets(serialized: tf.Tensor, window: int) -> dict[str, tf.Tensor]:
+    """Reads `target_example`s: string [B] to `tokens` int32 [B, T] and `targets` string [B], still compressed."""
+    features = {"tokens": tf.io.FixedLenFeature([window], tf.int64), "targets": tf.io.FixedLenFeature([], tf.string)}
+    parsed = tf.io.parse_example(serialized, features)
+    return {"tokens": tf.cast(parsed["tokens"], tf.int32), "targets": parsed["targets"]}
+
+
 def parse_windows(serialized: tf.Tensor, window: int) -> dict[str, tf.Tensor]:
     """Reads serialized windows: string [B] to `tokens` int32 [B, T] and `source` string [B]."""
     parsed = tf.io.parse_example(

@@ -1,4 +1,4 @@
-"""Students: the teacher with fewer words, fewer layers, or the same kind of model with sizes and weights of its own."""
+"""Students: the teacher with fewer words or layers or cut in width, or the same kind of model with sizes and weights of its own."""
 
 import dataclasses
 import math
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import keras
 import keras_hub
+import numpy as np
 
 from gemma_tf_distill.config import StudentConfig
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.model import LAYER_PERIOD, Gemma, architecture, is_local
 from gemma_tf_distill.gemma.presets import preset_architecture
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
+from gemma_tf_distill.gemma.width_cut import check_cut, cut_width
 
 
 def trim_teacher(teacher: Gemma, vocabulary: Vocabulary) -> Gemma:
@@ -23,7 +25,14 @@ def trim_teacher(teacher: Gemma, vocabulary: Vocabulary) -> Gemma:
     return _from_layers(teacher, range(teacher.backbone.num_layers), vocabulary, teacher.backbone.dtype_policy.name)
 
 
-def build_student(config: StudentConfig, teacher: Gemma, vocabulary: Vocabulary, seed: int, dtype: str = "float32") -> Gemma:
+def build_student(
+    config: StudentConfig,
+    teacher: Gemma,
+    vocabulary: Vocabulary,
+    seed: int,
+    dtype: str = "float32",
+    calibration: np.ndarray | None = None,
+) -> Gemma:
     """The student that a config describes, before training.
 
     Args:
@@ -32,9 +41,11 @@ def build_student(config: StudentConfig, teacher: Gemma, vocabulary: Vocabulary,
       vocabulary: the student's words.
       seed: of the random weights; Keras', numpy's and Python's global generators are set to it where there are any.
       dtype: Keras' policy for weights and computation, such as `float32` or `mixed_bfloat16`.
+      calibration: int32 [windows, T], training windows of the student's vocabulary; needed where the config cuts the width.
 
     Raises:
-      ConfigError: for layers that the teacher lacks or that break its pattern of local and global layers.
+      ConfigError: for layers that the teacher lacks or that break its pattern of local and global layers, for a cut that the teacher
+        can't be given, and for a cut without calibration windows.
       WeightsError: for an unknown preset, or if the vocabulary was not made from this teacher's.
     """
     if config.preset is not None:
@@ -43,7 +54,13 @@ def build_student(config: StudentConfig, teacher: Gemma, vocabulary: Vocabulary,
         sizes = architecture(vocabulary_size=len(vocabulary.kept_ids), **dataclasses.asdict(config.sizes))
     else:
         layers = range(teacher.backbone.num_layers) if config.layers is None else config.layers
-        return _from_layers(teacher, layers, vocabulary, dtype)
+        if config.cut is None:
+            return _from_layers(teacher, layers, vocabulary, dtype)
+        # Before anything is copied.
+        check_cut(config.cut, teacher.config)
+        if calibration is None:
+            raise ConfigError("student.cut measures activations on text: give build_student some training windows as `calibration`")
+        return cut_width(_from_layers(teacher, layers, vocabulary, dtype), config.cut, calibration)
     vocabulary.check_made_from(teacher.tokenizer)
     keras.utils.set_random_seed(seed)
     backbone = keras_hub.models.Gemma3Backbone(**sizes | {"vocabulary_size": len(vocabulary.kept_ids)}, dtype=dtype)

@@ -1,5 +1,7 @@
-"""What a teacher says of each token: its k most probable words, and the probability of the label."""
+"""What a teacher says of each token: its k most probable words or words drawn from it, and the probability of the label."""
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -13,8 +15,8 @@ class Targets(NamedTuple):
     """Targets of windows [B, T] with N = T - 1 predictions each.
 
     Attributes:
-      teacher_ids: int32 [B, N, k], best first.
-      teacher_log_probs: float32 [B, N, k], nats, at the scorer's temperature.
+      teacher_ids: int32 [B, N, k], the k best, best first, or k draws.
+      teacher_log_probs: float32 [B, N, k], nats, at the scorer's temperature; of draws, the log of each one's share.
       teacher_label_log_prob: float32 [B, N], nats, at temperature 1.
     """
 
@@ -47,35 +49,114 @@ class TargetScorer:
 
     def score(self, tokens: tf.Tensor) -> Targets:
         """Targets of windows int32 [B, T] of static shape; called within a `tf.function`, or through `__call__`."""
-        hidden = self._teacher.backbone(model_inputs(tokens), training=False)
-        labels, _ = labels_and_mask(tokens)
-        batch, predictions = labels.shape
-        total = batch * predictions
-        chunk = min(self._chunk, total)
-        chunks = -(-total // chunk)
-        padding = chunks * chunk - total
-        states = tf.pad(tf.reshape(hidden, [total, hidden.shape[-1]]), [[0, padding], [0, 0]])
-        states = tf.reshape(states, [chunks, chunk, hidden.shape[-1]])
-        flat_labels = tf.reshape(tf.pad(tf.reshape(labels, [total]), [[0, padding]]), [chunks, chunk])
 
-        def score_chunk(states_and_labels: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            states, labels = states_and_labels
-            logits = tf.cast(self._teacher.backbone.token_embedding(states, reverse=True), tf.float32)
-            log_probs = tf.nn.log_softmax(logits)
-            softened = log_probs if self._temperature == 1 else tf.nn.log_softmax(logits / self._temperature)
-            best, ids = tf.math.top_k(softened, k=self._top_k)
-            return ids, best, tf.gather(log_probs, labels, batch_dims=1)
+        def best(softened: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            log_probs, ids = tf.math.top_k(softened, k=self._top_k)
+            return ids, log_probs
 
-        ids, best, label = tf.map_fn(
-            score_chunk, (states, flat_labels), fn_output_signature=(tf.int32, tf.float32, tf.float32), parallel_iterations=1
-        )
-        shape = [batch, predictions, self._top_k]
-        return Targets(
-            tf.reshape(tf.reshape(ids, [chunks * chunk, self._top_k])[:total], shape),
-            tf.reshape(tf.reshape(best, [chunks * chunk, self._top_k])[:total], shape),
-            tf.reshape(tf.reshape(label, [chunks * chunk])[:total], [batch, predictions]),
-        )
+        return _scored(self._teacher, tokens, self._temperature, self._chunk, best)
 
     def __call__(self, tokens: tf.Tensor) -> Targets:
         """The same, compiled by XLA."""
         return self._compiled(tokens)
+
+
+class SampledTargetScorer:
+    """Draws words in proportion to the teacher's probabilities (Gemma Team 2025, "Gemma 3 Technical Report", section 2.2).
+
+    The cross-entropy of the draws, each with the weight 1 / draws, has the gradient of the forward KL in expectation. The draws of a
+    token are systematic (Madow 1949): one random number places a comb of equal distances on the cumulative distribution. Each word is
+    expected as often as in independent draws, and its number differs from that by less than one.
+    """
+
+    def __init__(self, teacher: Gemma, *, draws: int, temperature: float = 1.0, chunk: int = 512):
+        """Args:
+        teacher: over the vocabulary of the windows.
+        draws: words drawn for each token.
+        temperature: softens the distribution that is drawn from.
+        chunk: tokens whose logits exist at a time.
+        """
+        self._teacher = teacher
+        self._draws = draws
+        self._temperature = temperature
+        self._chunk = chunk
+        self._compiled = tf.function(self.score, jit_compile=True)
+
+    def score(self, tokens: tf.Tensor, uniforms: tf.Tensor) -> Targets:
+        """Targets of windows of static shape; called within a `tf.function`, or through `__call__`.
+
+        Args:
+          tokens: int32 [B, T].
+          uniforms: float32 [B, N] in [0, 1), which decide the words, so that these depend on the window and not on its batch.
+
+        Returns:
+          Drawn words with repetitions, each with the log-probability `-log(draws)`.
+        """
+
+        def draw(softened: tf.Tensor, uniforms: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            cumulative = tf.cumsum(tf.exp(softened), axis=-1)
+            comb = (tf.range(self._draws, dtype=tf.float32) + uniforms[:, None]) / self._draws
+            # Rounding may leave the sum a little below or above 1.
+            ids = _first_above(cumulative, comb * cumulative[:, -1:])
+            return ids, tf.fill(ids.shape, -math.log(self._draws))
+
+        return _scored(self._teacher, tokens, self._temperature, self._chunk, draw, uniforms)
+
+    def __call__(self, tokens: tf.Tensor, uniforms: tf.Tensor) -> Targets:
+        """The same, compiled by XLA."""
+        return self._compiled(tokens, uniforms)
+
+
+def _scored(
+    teacher: Gemma,
+    tokens: tf.Tensor,
+    temperature: float,
+    chunk: int,
+    choose: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    *of_tokens: tf.Tensor,
+) -> Targets:
+    """Runs the teacher, and `choose` on each chunk's log-probabilities float32 [C, V] and its share of `of_tokens` [B, N, ...]."""
+    hidden = teacher.backbone(model_inputs(tokens), training=False)
+    labels, _ = labels_and_mask(tokens)
+    batch, predictions = labels.shape
+    total = batch * predictions
+    chunk = min(chunk, total)
+    chunks = -(-total // chunk)
+
+    def in_chunks(x: tf.Tensor) -> tf.Tensor:
+        x = tf.reshape(x, [total, *x.shape[2:]])
+        x = tf.pad(x, [[0, chunks * chunk - total]] + [[0, 0]] * (x.shape.rank - 1))
+        return tf.reshape(x, [chunks, chunk, *x.shape[1:]])
+
+    def score_chunk(values: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        states, labels, *others = values
+        logits = tf.cast(teacher.backbone.token_embedding(states, reverse=True), tf.float32)
+        log_probs = tf.nn.log_softmax(logits)
+        softened = log_probs if temperature == 1 else tf.nn.log_softmax(logits / temperature)
+        return *choose(softened, *others), tf.gather(log_probs, labels, batch_dims=1)
+
+    found = tf.map_fn(
+        score_chunk,
+        tuple(in_chunks(x) for x in (hidden, labels, *of_tokens)),
+        fn_output_signature=(tf.int32, tf.float32, tf.float32),
+        parallel_iterations=1,
+    )
+
+    def whole(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(tf.reshape(x, [chunks * chunk, *x.shape[2:]])[:total], [batch, predictions, *x.shape[2:]])
+
+    return Targets(*map(whole, found))
+
+
+def _first_above(cumulative: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """The first index whose cumulative sum is above a value, by bisection: float32 [C, V] and [C, R] to int32 [C, R].
+
+    `tf.searchsorted` is not compiled by XLA.
+    """
+    last = cumulative.shape[-1] - 1
+    low, high = tf.zeros(values.shape, tf.int32), tf.fill(values.shape, last)
+    for _ in range(last.bit_length()):
+        middle = (low + high) // 2
+        above = tf.gather(cumulative, middle, batch_dims=1) > values
+        low, high = tf.where(above, low, middle + 1), tf.where(above, middle, high)
+    return tf.minimum(low, last)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from gemma_tf_distill.errors import ConfigError
-from gemma_tf_distill.teacher.targets import TargetScorer
+from gemma_tf_distill.teacher.targets import SampledTargetScorer, TargetScorer
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +31,22 @@ def test_equal_the_dense_log_softmax(tiny_teacher, tokens, temperature, chunk):
 def test_top_k_larger_than_the_vocabulary_is_refused(tiny_teacher):
     with pytest.raises(ConfigError, match="top_k is 421, but the vocabulary has 420 words"):
         TargetScorer(tiny_teacher, top_k=421)
+
+
+def test_draws_come_as_often_as_the_teacher_finds_them_probable(tiny_teacher, tokens):
+    draws = 64
+    scorer = SampledTargetScorer(tiny_teacher, draws=draws, temperature=1.5, chunk=5)
+    expected = tf.nn.softmax(tiny_teacher.logits(tokens[:, :-1]) / 1.5).numpy()
+    random = np.random.default_rng(0)
+    total, repeats = np.zeros_like(expected), 200
+    for _ in range(repeats):
+        targets = scorer(tokens, tf.constant(random.random((3, 8)), tf.float32))
+        counts = tf.reduce_sum(tf.one_hot(targets.teacher_ids, expected.shape[-1]), axis=2).numpy()
+        # Systematic: never a whole draw away from what is expected; float32 sums of 420 words may move an edge by a little.
+        assert np.all(np.abs(counts - draws * expected) < 1 + 1e-3)
+        total += counts
+    # The number of a word is one of two neighbours, so its variance is at most 1/4: five standard errors over 10,080 means.
+    assert np.all(np.abs(total / repeats - draws * expected) < 5 * 0.5 / np.sqrt(repeats))
+    np.testing.assert_allclose(targets.teacher_log_probs, -np.log(draws), rtol=1e-6)
+    label = tf.gather(tf.nn.log_softmax(tiny_teacher.logits(tokens[:, :-1])), tokens[:, 1:], batch_dims=2)
+    np.testing.assert_allclose(targets.teacher_label_log_prob, label, atol=1e-5)

@@ -1,0 +1,75 @@
+"""What flows through a decoder block of KerasHub's backbone, part by part."""
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+
+class BlockActivations(NamedTuple):
+    """The stations of one block, in the compute dtype; N tokens a window.
+
+    Attributes:
+      entering: [B, N, D], the residual stream, which the first norm reads.
+      attention_input: [B, N, D], that norm's output.
+      heads: [B, N, heads, head_dim], what each query head has gathered, before the output projection.
+      attention: [B, N, D], after the projection; the post-attention norm reads it where there is one.
+      attention_output: [B, N, D], what attention adds to the stream.
+      between: [B, N, D], the stream after attention.
+      feedforward_input: [B, N, D], the second norm's output.
+      neurons: [B, N, F], after the gate.
+      feedforward: [B, N, D], after the second projection.
+      feedforward_output: [B, N, D], what the feed-forward layer adds to the stream.
+      leaving: [B, N, D], the stream after the block.
+    """
+
+    entering: tf.Tensor
+    attention_input: tf.Tensor
+    heads: tf.Tensor
+    attention: tf.Tensor
+    attention_output: tf.Tensor
+    between: tf.Tensor
+    feedforward_input: tf.Tensor
+    neurons: tf.Tensor
+    feedforward: tf.Tensor
+    feedforward_output: tf.Tensor
+    leaving: tf.Tensor
+
+
+def block_activations(block: Any, entering: tf.Tensor, padding_mask: tf.Tensor) -> BlockActivations:
+    """Runs one `Gemma3DecoderBlock` by its own layers, in its own order.
+
+    Args:
+      block: one of `backbone.transformer_layers`.
+      entering: [B, N, D].
+      padding_mask: int32 [B, N], 1 at tokens.
+    """
+    attention = block.attention
+    attention_input = block.pre_attention_norm(entering)
+    mask = block._compute_attention_mask(attention_input, padding_mask, None, None, 0)
+    query, key, value = (dense(attention_input) for dense in (attention.query_dense, attention.key_dense, attention.value_dense))
+    if attention.use_query_key_norm:
+        query, key = attention.query_norm(query), attention.key_norm(key)
+    query, key = attention.rope_layer(query, start_index=0), attention.rope_layer(key, start_index=0)
+    heads = attention._compute_attention(query, key, value, mask)
+    attended = attention.output_dense(heads)
+    attention_output = block.post_attention_norm(attended) if block.use_post_attention_norm else attended
+    between = entering + attention_output
+
+    feedforward_input = block.pre_ffw_norm(between)
+    neurons = keras.activations.gelu(block.gating_ffw(feedforward_input), approximate=True) * block.gating_ffw_2(feedforward_input)
+    feedforward = block.ffw_linear(neurons)
+    feedforward_output = block.post_ffw_norm(feedforward) if block.use_post_ffw_norm else feedforward
+    return BlockActivations(
+        entering=entering,
+        attention_input=attention_input,
+        heads=heads,
+        attention=attended,
+        attention_output=attention_output,
+        between=between,
+        feedforward_input=feedforward_input,
+        neurons=neurons,
+        feedforward=feedforward,
+        feedforward_output=feedforward_output,
+        leaving=feedforward_output + between,
+    )

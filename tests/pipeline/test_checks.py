@@ -1,0 +1,34 @@
+"""What is told before anything is computed."""
+
+import pytest
+
+from gemma_tf_distill.config import config_from_dict
+from gemma_tf_distill.errors import ConfigError
+from tfx_pipeline.checks import check_inputs
+
+
+@pytest.fixture(scope="module")
+def saved_teacher(tiny_teacher, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("teacher") / "tiny"
+    tiny_teacher.save(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ({"cut": {"hidden_dim": 40}}, r"student\.cut\.hidden_dim is 40, but the teacher has 32: choose at most as many"),
+        ({"layers": [0, 1], "cut": {"num_query_heads": 3}}, r"student\.cut\.num_query_heads is 3, .*: choose a multiple of 2"),
+        ({"layers": [0, 9], "cut": {"hidden_dim": 24}}, r"student\.layers names layer 9, but the teacher has layers 0 to 6"),
+    ],
+)
+def test_a_student_that_the_teacher_can_not_be_made_into(saved_teacher, student, message):
+    config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}, "student": student}
+    with pytest.raises(ConfigError, match=message):
+        check_inputs(config_from_dict(config))
+
+
+def test_a_cut_that_fits_passes(saved_teacher):
+    student = {"layers": [0, 1], "cut": {"hidden_dim": 24, "intermediate_dim": 48, "num_query_heads": 2}}
+    config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}, "student": student}
+    check_inputs(config_from_dict(config))
