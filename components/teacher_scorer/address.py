@@ -21,7 +21,6 @@ def target_address(config: Config, corpus_fingerprint: str, teacher_fingerprint:
         "words": distillation.draws if sampled else distillation.top_k,
         "least_probability": distillation.least_probability if distillation.targets == "top_k" else 0.0,
         "temperature": distillation.stored_temperature,
-        "seed": config.seed if sampled else 0,
     }
 
 

@@ -71,7 +71,7 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
             return _unscored_examples
         if address.kind == "sampled":
             drawer = SampledTargetScorer(teacher, draws=address.words, temperature=address.temperature)
-            return functools.partial(_drawn_examples, drawer, address.seed)
+            return functools.partial(_drawn_examples, drawer)
         scorer = best if address.temperature == 1 else TargetScorer(teacher, top_k=address.words, temperature=address.temperature)
         return functools.partial(_top_k_examples, scorer, math.log(max(address.least_probability, 1e-30)))
 
@@ -112,10 +112,10 @@ def _top_k_examples(scorer: TargetScorer, least_log_prob: float, tokens: tf.Tens
         yield target_example(tokens[i].numpy(), source, encode_top_k(ids[i], log_probs[i], least_log_prob))
 
 
-def _drawn_examples(scorer: SampledTargetScorer, seed: int, tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
+def _drawn_examples(scorer: SampledTargetScorer, tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
     windows = tokens.numpy()
-    # What is drawn for a window follows from its tokens, whatever batch or worker it comes to.
-    generators = [np.random.default_rng([seed, zlib.crc32(window.tobytes())]) for window in windows]
+    # What is drawn for a window follows from its tokens, whatever batch or worker it comes to, and whatever the seed of training.
+    generators = [np.random.default_rng(zlib.crc32(window.tobytes())) for window in windows]
     uniforms = np.stack([generator.random(windows.shape[1] - 1, np.float32) for generator in generators])
     ids, _, _ = _numbers(scorer(tokens, tf.constant(uniforms)))
     for i, source in enumerate(sources):

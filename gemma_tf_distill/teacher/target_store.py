@@ -35,7 +35,6 @@ class TargetAddress:
       words: k, or the number of draws.
       least_probability: words below it were left out.
       temperature: at which the teacher was softened.
-      seed: of the draws.
     """
 
     teacher: str
@@ -45,7 +44,6 @@ class TargetAddress:
     words: int
     least_probability: float
     temperature: float
-    seed: int
 
     @property
     def digest(self) -> str:

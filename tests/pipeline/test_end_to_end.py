@@ -205,6 +205,25 @@ def test_a_student_worse_than_the_blessed_one_is_not_pushed(first, values, outpu
     assert versions(output) == before
 
 
+def test_every_objective_at_once_from_stored_draws_to_a_blessed_model(first, values, output):
+    everything = with_changes(
+        values,
+        distillation={
+            "targets": "sampled",
+            "draws": 32,
+            "alpha": {"start": 0.9, "end": 0.1},
+            "hidden_states": {"weight": 1.0, "mapping": "subset"},
+            "attention_maps": {"weight": 0.5, "mapping": "adaptive"},
+            "on_policy": {"fraction": 0.3, "prompt_tokens": 8},
+        },
+        training={"accumulation_steps": 2, "layer_dropout": 0.1, "control": False},
+        export={"formats": ["saved_model"], "prompts": []},
+    )
+    report, executed = run(everything, output)
+    assert executed == {"TeacherScorer", "Distiller", "Exporter", "Evaluator", "Pusher"}
+    assert report["student"]["heldout_nll"] < 3 < report["student"]["heldout_nll_initial"]
+
+
 def test_changed_code_runs_its_component_again(first, values, output, monkeypatch):
     digest = pipeline_module.source_digest
     monkeypatch.setattr(
