@@ -13,7 +13,8 @@ import numpy as np
 from gemma_tf_distill.errors import TargetsError
 from gemma_tf_distill.transfer.supports import NO_WORD
 
-# A log-probability is off by at most sqrt(-x) / 80: 0.0125 at -1, 0.038 at -9. As a KL that is below 0.0005 nats.
+# A log-probability is off by at most sqrt(-x) / 80: 0.0125 at -1, 0.038 at -9. As a KL that is below 0.0005 nats. Where rounding takes
+# the sum of a token's probabilities above 1, reading takes all of them back by as much, below 3 % (on docstrings at most 0.7 %).
 _STEPS = 80.0
 # 255 steps: words below it (probability 3.9e-5) are left to the tail.
 LEAST_LOG_PROB = -((255 / _STEPS) ** 2)
@@ -51,8 +52,10 @@ def decode_top_k(data: bytes, tokens: int, top_k: int) -> tuple[np.ndarray, np.n
       TargetsError: if the bytes are damaged, or of another number of tokens, or hold more than `top_k` words for one.
     """
     ids, codes, places = _unpack(data, tokens, top_k, 1)
+    values = -np.square(codes / _STEPS)
+    sums = np.bincount(places[0], np.exp(values), tokens)
     log_probs = np.full([tokens, top_k], NO_WORD, np.float32)
-    log_probs[places] = -np.square(codes / _STEPS)
+    log_probs[places] = values - np.log(np.maximum(sums, 1.0))[places[0]]
     return _spread(ids, places, tokens, top_k), log_probs
 
 
@@ -75,11 +78,12 @@ def decode_draws(data: bytes, tokens: int, draws: int) -> tuple[np.ndarray, np.n
     Raises:
       TargetsError: if the bytes are damaged, or of other numbers of tokens or draws.
     """
-    ids, counts, places = _unpack(data, tokens, draws, 2)
-    log_shares = np.full([tokens, draws], NO_WORD, np.float32)
-    log_shares[places] = np.log((counts + 1) / draws)
-    if not np.allclose(np.exp(log_shares).sum(axis=1), 1.0, atol=1e-3):
+    ids, repetitions, places = _unpack(data, tokens, draws, 2)
+    counts = repetitions + 1
+    if np.any(np.bincount(places[0], counts, tokens) != draws):
         raise TargetsError(f"stored targets hold another number of draws than {draws} a token")
+    log_shares = np.full([tokens, draws], NO_WORD, np.float32)
+    log_shares[places] = np.log(counts / draws)
     return _spread(ids, places, tokens, draws), log_shares
 
 
