@@ -88,8 +88,9 @@ def decode_draws(data: bytes, tokens: int, draws: int) -> tuple[np.ndarray, np.n
 
 
 def _pack(ids: np.ndarray, codes: np.ndarray, kept: np.ndarray, code_bytes: int) -> bytes:
+    ids = ids.astype(np.int64)
     order = np.argsort(np.where(kept, ids, np.iinfo(np.int64).max), axis=1, kind="stable")
-    ids, codes, kept = (np.take_along_axis(values, order, axis=1) for values in (ids.astype(np.int64), codes, kept))
+    ids, codes, kept = (np.take_along_axis(values, order, axis=1) for values in (ids, codes, kept))
     differences = np.diff(ids, axis=1, prepend=0)
     # Three bytes hold Gemma's 262,144 words.
     planes = [_planes(kept.sum(axis=1), 2), _planes(differences[kept], 3), _planes(codes[kept], code_bytes)]

@@ -15,7 +15,8 @@ def best_words(seed, tokens=7, k=9, words=300_000):
     ids = np.stack([random.choice(words, k, replace=False) for _ in range(tokens)])
     logits = random.normal(size=(tokens, k + 1)) * random.uniform(0.1, 8)
     log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    return ids, np.sort(log_probs[:, :k].astype(np.float32), axis=1)[:, ::-1]
+    # int32, as the scorers give them.
+    return ids.astype(np.int32), np.sort(log_probs[:, :k].astype(np.float32), axis=1)[:, ::-1]
 
 
 @settings(max_examples=40, deadline=None)
@@ -50,7 +51,7 @@ def test_probabilities_never_sum_to_more_than_1():
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**16), draws=st.integers(1, 300), words=st.sampled_from([1, 5, 300_000]))
 def test_draws_come_back_to_the_bit(seed, draws, words):
-    ids = np.random.default_rng(seed).integers(0, words, size=(5, draws))
+    ids = np.random.default_rng(seed).integers(0, words, size=(5, draws), dtype=np.int32)
     found, log_shares = decode_draws(encode_draws(ids), 5, draws)
     for token in range(5):
         expected, counts = np.unique(ids[token], return_counts=True)
