@@ -8,7 +8,7 @@ from gemma_tf_distill.config import DistillationConfig, Schedule
 from gemma_tf_distill.errors import ConfigError, WeightsError
 from gemma_tf_distill.transfer.attention_maps import attention_map_loss
 from gemma_tf_distill.transfer.hidden_states import LinearPathDistillation
-from gemma_tf_distill.transfer.outputs import StudentOutputs, TeacherOutputs
+from gemma_tf_distill.transfer.outputs import ModelOutputs, StudentOutputs, TeacherOutputs
 from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets, hard_target_terms
 from gemma_tf_distill.transfer.vocabulary_loss import TokenLoss, vocabulary_loss
 
@@ -141,7 +141,7 @@ def _number(value: float | Schedule | tf.Tensor, name: str) -> float | tf.Tensor
 
 
 def _check_vocabularies(student: StudentOutputs, teacher: TeacherOutputs) -> None:
-    def words(outputs: StudentOutputs | TeacherOutputs) -> int | None:
+    def words(outputs: ModelOutputs) -> int | None:
         if outputs.logits is not None:
             return outputs.logits.shape[-1]
         return None if outputs.embedding is None else outputs.embedding.shape[0]

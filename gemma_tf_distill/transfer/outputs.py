@@ -9,14 +9,12 @@ Layers = Mapping[int, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudentOutputs:
-    """A student's outputs for windows with N predictions each. Either `states` with `embedding`, or `logits`.
+class ModelOutputs:
+    """A model's outputs for windows with N predictions each: `states` with `embedding`, or `logits`.
 
     Attributes:
-      labels: int32 [B, N], the words that really came.
-      mask: float32 [B, N], 1 where a label counts and 0 elsewhere.
       states: [B, N, D], after the final norm, in the compute dtype.
-      embedding: [V, D], tied to the head.
+      embedding: [V, D], tied to the head, over the student's vocabulary.
       logit_soft_cap: of the head, where there is one.
       logits: [B, N, V], of a model that has them already; they take [tokens, vocabulary] in memory.
       hidden_states: layer to [B, N, D], after that layer.
@@ -24,8 +22,6 @@ class StudentOutputs:
       visible: layer to bool [B, N, N], the keys that each query of that layer may see; needed with `attention_maps`.
     """
 
-    labels: tf.Tensor
-    mask: tf.Tensor
     states: tf.Tensor | None = None
     embedding: tf.Tensor | None = None
     logit_soft_cap: float | None = None
@@ -36,27 +32,26 @@ class StudentOutputs:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TeacherOutputs:
-    """A teacher's outputs for the same windows. Words with their probabilities, or `states` with `embedding`, or `logits`.
+class StudentOutputs(ModelOutputs):
+    """A student's outputs, with what they are to predict.
+
+    Attributes:
+      labels: int32 [B, N], the words that really came.
+      mask: float32 [B, N], 1 where a label counts and 0 elsewhere.
+    """
+
+    labels: tf.Tensor
+    mask: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherOutputs(ModelOutputs):
+    """A teacher's outputs for the same windows, or words of its with their probabilities.
 
     Attributes:
       teacher_ids: int32 [B, N, k], words of the student's vocabulary.
       teacher_log_probs: float32 [B, N, k], in nats, at the stored temperature.
-      states: [B, N, Dt], after the final norm.
-      embedding: [V, Dt], over the student's vocabulary.
-      logit_soft_cap: of the teacher's head, where there is one.
-      logits: [B, N, V].
-      hidden_states: layer to [B, N, Dt], after that layer.
-      attention_maps: layer to float32 [B, heads, N, N].
-      visible: layer to bool [B, N, N], the keys that each query of that layer may see; needed with `attention_maps`.
     """
 
     teacher_ids: tf.Tensor | None = None
     teacher_log_probs: tf.Tensor | None = None
-    states: tf.Tensor | None = None
-    embedding: tf.Tensor | None = None
-    logit_soft_cap: float | None = None
-    logits: tf.Tensor | None = None
-    hidden_states: Layers = dataclasses.field(default_factory=dict)
-    attention_maps: Layers = dataclasses.field(default_factory=dict)
-    visible: Layers = dataclasses.field(default_factory=dict)
