@@ -34,14 +34,15 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     seed, window = settings["seed"], settings["window"]
     keras.utils.set_random_seed(seed)
 
-    store = TargetStore(examples_uri, whole_address(settings["address"], tokenizer_uri))
+    vocabulary = Vocabulary.load(tokenizer_uri)
+    store = TargetStore(examples_uri, whole_address(settings["address"], vocabulary))
     train, heldout = store.files(), split_files(examples_uri, "heldout")
     heldout_batches = evaluation_batches(heldout, window=window, top_k=distillation.top_k, batch_size=training.batch_size)
     if training.batch_size > store.windows:
         raise ConfigError(f"training.batch_size is {training.batch_size}, but there are {store.windows} windows: choose at most as many")
     total_steps = steps_for(training, store.windows)
 
-    teacher = load_teacher(settings["teacher"], vocabulary=Vocabulary.load(tokenizer_uri))
+    teacher = load_teacher(settings["teacher"], vocabulary=vocabulary)
     words = full_vocabulary(teacher.tokenizer)
     cut = student_config.cut
     calibration = None if cut is None else calibration_windows(train, window, cut.calibration_tokens)

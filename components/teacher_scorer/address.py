@@ -24,6 +24,6 @@ def target_address(config: Config, corpus_fingerprint: str, teacher_fingerprint:
     }
 
 
-def whole_address(parts: Mapping[str, Any], tokenizer_uri: str) -> TargetAddress:
-    """The address with the tokenizer's sha256."""
-    return TargetAddress(**parts, tokenizer=hashlib.sha256(Vocabulary.load(tokenizer_uri).proto).hexdigest())
+def whole_address(parts: Mapping[str, Any], vocabulary: Vocabulary) -> TargetAddress:
+    """The address with the sha256 of the student's tokenizer."""
+    return TargetAddress(**parts, tokenizer=hashlib.sha256(vocabulary.proto).hexdigest())

@@ -69,11 +69,12 @@ def TeacherScorer(
       WeightsError: if the teacher can't be loaded.
     """
     settings = json.loads(config)
-    words = len(Vocabulary.load(tokenizer.uri).kept_ids)
+    vocabulary = Vocabulary.load(tokenizer.uri)
+    words = len(vocabulary.kept_ids)
     if settings["top_k"] > words:
         raise ConfigError(f"distillation.top_k is {settings['top_k']}, but the vocabulary has {words} words: choose at most as many")
     files = {split: split_files(examples.uri, split) for split in SPLITS}
-    address = whole_address(settings.pop("address"), tokenizer.uri)
+    address = whole_address(settings.pop("address"), vocabulary)
     handler = TeacherModelHandler(
         **settings,
         address=address,

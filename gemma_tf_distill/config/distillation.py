@@ -5,6 +5,7 @@ import dataclasses
 from gemma_tf_distill.config.checking import check
 
 LAYER_MAPPINGS = ("uniform", "last", "subset", "adaptive")
+PROJECTORS = ("identity", "orthogonal", "glorot_uniform")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,11 @@ class HiddenStatesConfig:
         check(self.weight >= 0, "distillation.hidden_states.weight", "at least 0", self.weight)
         check(self.mapping in LAYER_MAPPINGS, "distillation.hidden_states.mapping", f"one of {', '.join(LAYER_MAPPINGS)}", self.mapping)
         check(0 <= self.dropout_rate < 1, "distillation.hidden_states.dropout_rate", "at least 0 and below 1", self.dropout_rate)
-        known = (None, "identity", "orthogonal", "glorot_uniform")
         check(
-            self.projector in known, "distillation.hidden_states.projector", "identity, orthogonal, glorot_uniform or null", self.projector
+            self.projector in (None, *PROJECTORS),
+            "distillation.hidden_states.projector",
+            f"{', '.join(PROJECTORS)} or null",
+            self.projector,
         )
 
 

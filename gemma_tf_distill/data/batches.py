@@ -10,7 +10,8 @@ from gemma_tf_distill.errors import CorpusError
 _SHUFFLE_WINDOWS = 4096
 
 
-def _records(files: Sequence[str]) -> tf.data.Dataset:
+def records(files: Sequence[str]) -> tf.data.Dataset:
+    """Serialized examples of gzipped TFRecord shards, in the shards' sorted order."""
     return tf.data.TFRecordDataset(sorted(files), compression_type="GZIP")
 
 
@@ -34,7 +35,7 @@ def count_split(files: Sequence[str], window: int) -> tuple[int, int]:
         _, mask = labels_and_mask(tokens)
         return counts + tf.stack([tf.shape(tokens, tf.int64)[0], tf.cast(tf.reduce_sum(mask), tf.int64)])
 
-    windows, tokens = _records(files).batch(256).reduce(tf.zeros([2], tf.int64), add).numpy()
+    windows, tokens = records(files).batch(256).reduce(tf.zeros([2], tf.int64), add).numpy()
     return int(windows), int(tokens)
 
 
@@ -59,7 +60,7 @@ def training_batches(
       A dataset of what `parse` returns, with a static batch dimension.
     """
     return (
-        _records(files)
+        records(files)
         .shuffle(_SHUFFLE_WINDOWS, seed=seed, reshuffle_each_iteration=True)
         .repeat()
         .skip(skip * batch_size)
@@ -79,4 +80,4 @@ def evaluation_batches(files: Sequence[str], *, window: int, top_k: int, batch_s
             for name, value in batch.items()
         }
 
-    return _records(files).batch(batch_size).map(lambda serialized: parse_scored(serialized, window, top_k)).map(fill).prefetch(2)
+    return records(files).batch(batch_size).map(lambda serialized: parse_scored(serialized, window, top_k)).map(fill).prefetch(2)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
+from gemma_tf_distill.data.batches import records
 from gemma_tf_distill.data.examples import parse_windows
 
 
@@ -19,6 +19,6 @@ def calibration_windows(files: Sequence[str], window: int, tokens: int) -> np.nd
     Returns:
       int32 [windows, T], fewer where there are no more.
     """
-    records = tf.data.TFRecordDataset(sorted(files), compression_type="GZIP").take(-(-tokens // window))
-    batches = [parse_windows(batch, window)["tokens"].numpy() for batch in records.batch(256)]
+    wanted = records(files).take(-(-tokens // window))
+    batches = [parse_windows(batch, window)["tokens"].numpy() for batch in wanted.batch(256)]
     return np.concatenate(batches) if batches else np.zeros([0, window], np.int32)

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import keras
+import keras_hub
 import tensorflow as tf
 
 
@@ -36,6 +37,20 @@ class BlockActivations(NamedTuple):
     leaving: tf.Tensor
 
 
+def embedded(backbone: keras_hub.models.Gemma3Backbone, token_ids: tf.Tensor) -> tf.Tensor:
+    """What enters the first block: int32 [B, N] to [B, N, D] in the compute dtype, multiplied by the square root of D."""
+    x = backbone.token_embedding(token_ids)
+    return x * keras.ops.cast(keras.ops.sqrt(backbone.hidden_dim), x.dtype)
+
+
+def query_and_key(attention: Any, normed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Queries [B, N, heads, head_dim] and keys [B, N, kv_heads, head_dim] of the normed states [B, N, D], normed and rotated."""
+    query, key = attention.query_dense(normed), attention.key_dense(normed)
+    if attention.use_query_key_norm:
+        query, key = attention.query_norm(query), attention.key_norm(key)
+    return attention.rope_layer(query, start_index=0), attention.rope_layer(key, start_index=0)
+
+
 def block_activations(block: Any, entering: tf.Tensor, padding_mask: tf.Tensor) -> BlockActivations:
     """Runs one `Gemma3DecoderBlock` by its own layers, in its own order.
 
@@ -47,11 +62,8 @@ def block_activations(block: Any, entering: tf.Tensor, padding_mask: tf.Tensor) 
     attention = block.attention
     attention_input = block.pre_attention_norm(entering)
     mask = block._compute_attention_mask(attention_input, padding_mask, None, None, 0)
-    query, key, value = (dense(attention_input) for dense in (attention.query_dense, attention.key_dense, attention.value_dense))
-    if attention.use_query_key_norm:
-        query, key = attention.query_norm(query), attention.key_norm(key)
-    query, key = attention.rope_layer(query, start_index=0), attention.rope_layer(key, start_index=0)
-    heads = attention._compute_attention(query, key, value, mask)
+    query, key = query_and_key(attention, attention_input)
+    heads = attention._compute_attention(query, key, attention.value_dense(attention_input), mask)
     attended = attention.output_dense(heads)
     attention_output = block.post_attention_norm(attended) if block.use_post_attention_norm else attended
     between = entering + attention_output

@@ -147,6 +147,12 @@ class Gemma:
         return cls(backbone, tokenizer)
 
 
+def new_backbone(model: Gemma, *, dtype: str, **sizes: int) -> keras_hub.models.Gemma3Backbone:
+    """A backbone with fresh weights and a model's architecture, some of its sizes changed."""
+    config = {key: value for key, value in model.config.items() if key not in ("name", "trainable")}
+    return keras_hub.models.Gemma3Backbone(**config | sizes | {"dtype": dtype})
+
+
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
     """The backbone's config in a preset folder, without reading its weights.
 

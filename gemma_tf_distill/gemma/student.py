@@ -10,7 +10,7 @@ import numpy as np
 
 from gemma_tf_distill.config import StudentConfig
 from gemma_tf_distill.errors import ConfigError
-from gemma_tf_distill.gemma.model import LAYER_PERIOD, Gemma, architecture, is_local
+from gemma_tf_distill.gemma.model import LAYER_PERIOD, Gemma, architecture, is_local, new_backbone
 from gemma_tf_distill.gemma.presets import preset_architecture
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 from gemma_tf_distill.gemma.width_cut import check_cut, cut_width
@@ -113,10 +113,7 @@ def _nearest_layers(layers: Sequence[int], num_layers: int) -> list[int]:
 def _from_layers(teacher: Gemma, layers: Sequence[int], vocabulary: Vocabulary, dtype: str) -> Gemma:
     check_layers(layers, teacher.backbone.num_layers)
     vocabulary.check_made_from(teacher.tokenizer)
-    config = teacher.config | {"num_layers": len(layers), "vocabulary_size": len(vocabulary.kept_ids), "dtype": dtype}
-    for name in ("name", "trainable"):
-        config.pop(name, None)
-    backbone = keras_hub.models.Gemma3Backbone(**config)
+    backbone = new_backbone(teacher, dtype=dtype, num_layers=len(layers), vocabulary_size=len(vocabulary.kept_ids))
     backbone.token_embedding.embeddings.assign(keras.ops.take(teacher.backbone.token_embedding.embeddings, vocabulary.kept_ids, axis=0))
     backbone.layer_norm.scale.assign(teacher.backbone.layer_norm.scale)
     for place, layer in enumerate(layers):

@@ -11,6 +11,8 @@ import keras
 import keras_hub
 import tensorflow as tf
 
+from gemma_tf_distill.gemma.activations import embedded, query_and_key
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tapped:
@@ -56,8 +58,7 @@ def forward(
         if not 0 <= layer < min(end, len(layers)):
             raise ValueError(f"layer {layer} is not run: choose among 0 to {min(end, len(layers)) - 1}, of {len(layers)} layers in all")
 
-    x = backbone.token_embedding(inputs["token_ids"])
-    x *= keras.ops.cast(keras.ops.sqrt(backbone.hidden_dim), x.dtype)
+    x = embedded(backbone, inputs["token_ids"])
     states, maps = {}, {}
     for index, layer in enumerate(layers[:end]):
         if index in attention_maps:
@@ -106,10 +107,7 @@ def _attention_map(layer: Any, x: tf.Tensor, padding_mask: tf.Tensor) -> tf.Tens
     mask = layer._compute_attention_mask(normed, padding_mask, None, None, 0)
     if attention.use_sliding_window_attention:
         mask = attention._mask_sliding_window(mask)
-    query, key = attention.query_dense(normed), attention.key_dense(normed)
-    if attention.use_query_key_norm:
-        query, key = attention.query_norm(query), attention.key_norm(key)
-    query, key = attention.rope_layer(query, start_index=0), attention.rope_layer(key, start_index=0)
+    query, key = query_and_key(attention, normed)
     normalizer = attention.head_dim if attention.query_head_dim_normalize else attention.hidden_dim // attention.num_query_heads
     query *= keras.ops.cast(1 / keras.ops.sqrt(normalizer), query.dtype)
 

@@ -9,15 +9,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import keras
-import keras_hub
 import numpy as np
 import tensorflow as tf
 
 from gemma_tf_distill.config import WidthCut
 from gemma_tf_distill.errors import ConfigError
-from gemma_tf_distill.gemma.activations import block_activations
-from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.gemma.activations import block_activations, embedded
+from gemma_tf_distill.gemma.model import Gemma, new_backbone
 
 # Windows that are run at a time.
 _BATCH = 8
@@ -127,8 +125,7 @@ def measure_activity(model: Gemma, windows: np.ndarray) -> Activity:
             relative /= tf.reduce_mean(relative, axis=-1, keepdims=True) + _LEAST_MEAN_SQUARE
             return tf.reduce_sum(relative * mask[..., None], axis=[0, 1])
 
-        x = backbone.token_embedding(tokens)
-        x *= keras.ops.cast(keras.ops.sqrt(backbone.hidden_dim), x.dtype)
+        x = embedded(backbone, tokens)
         channels, neurons, heads, block_squares = [], [], [], []
         for layer in backbone.transformer_layers:
             block = block_activations(layer, x, padding_mask)
@@ -189,10 +186,7 @@ def choose(activity: Activity, cut: WidthCut, sizes: Mapping[str, Any]) -> Kept:
 def keep_parts(model: Gemma, kept: Kept, activity: Activity) -> Gemma:
     """The model that consists of these parts, its norms mended by `_norm_factor`."""
     sizes = {"hidden_dim": len(kept.channels), "intermediate_dim": kept.neurons.shape[1], "num_query_heads": kept.heads.shape[1]}
-    config = model.config | sizes | {"dtype": model.backbone.dtype_policy.name}
-    for name in ("name", "trainable"):
-        config.pop(name, None)
-    backbone = keras_hub.models.Gemma3Backbone(**config)
+    backbone = new_backbone(model, dtype=model.backbone.dtype_policy.name, **sizes)
     channels = kept.channels
 
     # Gemma multiplies embeddings by sqrt(hidden_dim) on the way in. The rows take over what that factor loses, and the final norm takes it

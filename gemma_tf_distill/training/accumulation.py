@@ -1,6 +1,6 @@
 """Gradients of a batch, a part at a time: the memory of a part, the gradient of the whole."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -9,25 +9,23 @@ import tensorflow as tf
 from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.model import Gemma
-from gemma_tf_distill.training.batch_loss import batch_loss, counting_mask
+from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss, counting_mask
 
-Parts = Mapping[str, tf.Tensor]
-Scalars = dict[str, tf.Tensor]
 # From a part of the batch, teacher, student, the tokens that count in the whole batch, and the part's index, to float32 scalars.
-PartLoss = Callable[[Parts, Gemma | None, Gemma, tf.Tensor, tf.Tensor], Scalars]
+PartLoss = Callable[[Batch, Gemma | None, Gemma, tf.Tensor, tf.Tensor], Metrics]
 
 
 def gradient_accumulation_step(
     teacher_model: Gemma | None,
     student_model: Gemma,
     optimizer: keras.Optimizer,
-    batch: Parts,
+    batch: Batch,
     accumulation_steps: int,
     *,
     loss: PartLoss | None = None,
     variables: Sequence[keras.Variable] | None = None,
     clip_norm: float | None = None,
-) -> Scalars:
+) -> Metrics:
     """One optimizer step on a batch that is read in parts: the update of the whole batch, with the memory of a part.
 
     To be called inside a `tf.function`, compiled by XLA or not, or inside `strategy.run`: the tokens that count and the gradients are
@@ -59,7 +57,7 @@ def gradient_accumulation_step(
     if replicas > 1:
         counted = _summed(counted)
 
-    def part_loss(part: Parts, index: tf.Tensor) -> Scalars:
+    def part_loss(part: Batch, index: tf.Tensor) -> Metrics:
         return loss(part, teacher_model, student_model, tf.maximum(counted, 1.0), index)
 
     values = [variable.value for variable in variables]
@@ -80,8 +78,8 @@ def replicas_in_sync() -> int:
 
 
 def accumulated_gradients(
-    loss_of: Callable[[Parts, tf.Tensor], Scalars], batch: Parts, variables: Sequence[tf.Variable], steps: int
-) -> tuple[Scalars, list[tf.Tensor]]:
+    loss_of: Callable[[Batch, tf.Tensor], Metrics], batch: Batch, variables: Sequence[tf.Variable], steps: int
+) -> tuple[Metrics, list[tf.Tensor]]:
     """Sums the terms and gradients of `steps` equal parts of a batch, one after the other.
 
     Where the terms are sums over tokens divided by the number of tokens in the whole batch, the sum over the parts is the term, and
@@ -100,7 +98,7 @@ def accumulated_gradients(
       ConfigError: if the windows cannot be cut into that many equal parts.
     """
 
-    def part_gradients(part: Parts, index: tf.Tensor) -> tuple[Scalars, list[tf.Tensor]]:
+    def part_gradients(part: Batch, index: tf.Tensor) -> tuple[Metrics, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             terms = loss_of(part, index)
         gradients = tape.gradient(terms["loss"], variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
@@ -113,12 +111,12 @@ def accumulated_gradients(
         raise ConfigError(f"a batch of {windows} windows cannot be cut into {steps} equal parts: choose a divisor of {windows}")
     size = windows // steps
 
-    def part(index: tf.Tensor) -> Parts:
+    def part(index: tf.Tensor) -> Batch:
         return {
             name: tf.slice(value, [index * size] + [0] * (value.shape.rank - 1), [size, *value.shape[1:]]) for name, value in batch.items()
         }
 
-    def add(index: tf.Tensor, terms: Scalars, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, Scalars, list[tf.Tensor]]:
+    def add(index: tf.Tensor, terms: Metrics, gradients: list[tf.Tensor]) -> tuple[tf.Tensor, Metrics, list[tf.Tensor]]:
         new_terms, new_gradients = part_gradients(part(index), index)
         summed = {name: terms[name] + new_terms[name] for name in terms}
         return index + 1, summed, [a + b for a, b in zip(gradients, new_gradients, strict=True)]
@@ -131,7 +129,7 @@ def accumulated_gradients(
     return terms, gradients
 
 
-def _default_loss(part: Parts, teacher: Gemma | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Scalars:
+def _default_loss(part: Batch, teacher: Gemma | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
     return batch_loss(part, teacher, student, token_count, distillation=DistillationConfig())
 
 

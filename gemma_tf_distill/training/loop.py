@@ -73,11 +73,12 @@ def fit(
       ConfigError: if a layer mapping or the prompt length does not fit.
       DivergenceError: if the loss is not finite.
     """
-    first = next(iter(batches(0).take(1)))
-    pairs = LayerPairs()
+    pairs, own_words = LayerPairs(), None
     if run.learn_from_teacher and teacher is not None:
-        calibration = model_inputs(first["tokens"])
-        pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=calibration)
+        tokens = next(iter(batches(0).take(1)))["tokens"]
+        pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=model_inputs(tokens))
+        if distillation.on_policy.fraction:
+            own_words = OnPolicySampler(student, distillation.on_policy, tokens.shape[1], seed)
 
     def make_trainer(distillation: DistillationConfig) -> DistillationTrainer:
         return DistillationTrainer(
@@ -85,15 +86,12 @@ def fit(
         )
 
     trainer = make_trainer(distillation)
-    own_words, own_trainer = None, trainer
-    if run.learn_from_teacher and distillation.on_policy.fraction:
-        own_words = OnPolicySampler(student, distillation.on_policy, first["tokens"].shape[1], seed)
-        # What the student wrote is no text to learn by heart: only the teacher's opinion of it counts.
-        own_trainer = make_trainer(dataclasses.replace(distillation, alpha=1.0))
+    # What the student wrote is no text to learn by heart: only the teacher's opinion of it counts.
+    own_trainer = make_trainer(dataclasses.replace(distillation, alpha=1.0))
 
     variables = trainer.trainable_variables(teacher, student)
     optimizer = make_optimizer(training, total_steps, variables)
-    checkpoint = tf.train.Checkpoint(backbone=student.backbone, optimizer=optimizer, projectors=list(pairs.trainable_variables))
+    checkpoint = tf.train.Checkpoint(backbone=student.backbone, optimizer=optimizer, projectors=pairs.trainable_variables)
     manager = tf.train.CheckpointManager(checkpoint, run.checkpoints, max_to_keep=1)
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()

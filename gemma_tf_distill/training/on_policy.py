@@ -6,6 +6,7 @@ A student that only ever sees texts of others meets, when it writes, mistakes of
 import tensorflow as tf
 
 from gemma_tf_distill.config import OnPolicyConfig
+from gemma_tf_distill.data.examples import labels_and_mask
 from gemma_tf_distill.data.packing import BOS_ID, EOS_ID, PAD_ID
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.functional import Cache, empty_cache, hidden_states, logits, shape_of, weight_tensors
@@ -81,7 +82,6 @@ class OnPolicySampler:
             (tf.constant(prompt), states[:, -1], running, written, cache),
             maximum_iterations=self._window - prompt,
         )
-        labels = written[:, 1:]
+        _, counts = labels_and_mask(written)
         own = tf.range(1, self._window) >= prompt
-        counts = tf.logical_and(own, tf.logical_and(labels != PAD_ID, labels != BOS_ID))
-        return {"tokens": written, "mask": tf.cast(counts, tf.float32)}
+        return {"tokens": written, "mask": counts * tf.cast(own, tf.float32)}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, Schedule
+from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.errors import ConfigError, WeightsError
 from gemma_tf_distill.transfer.attention_maps import attention_map_loss
 from gemma_tf_distill.transfer.hidden_states import LinearPathDistillation
@@ -133,10 +134,8 @@ def _number(value: float | Schedule | tf.Tensor, name: str) -> float | tf.Tensor
     if isinstance(value, Schedule):
         raise ConfigError(f"distillation.{name} is a schedule: give compute_loss its value at this step")
     if not tf.is_tensor(value):
-        if name == "alpha" and not 0 <= value <= 1:
-            raise ConfigError(f"alpha must be between 0 and 1, not {value!r}")
-        if name == "temperature" and not value > 0:
-            raise ConfigError(f"temperature must be above 0, not {value!r}")
+        check(name != "alpha" or 0 <= value <= 1, name, "between 0 and 1", value)
+        check(name != "temperature" or value > 0, name, "above 0", value)
     return value
 
 

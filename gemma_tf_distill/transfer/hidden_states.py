@@ -7,9 +7,9 @@ import keras
 import tensorflow as tf
 
 from gemma_tf_distill.config.checking import check
+from gemma_tf_distill.config.distillation import PROJECTORS
 from gemma_tf_distill.errors import ConfigError
 
-_PROJECTORS = ("identity", "orthogonal", "glorot_uniform")
 _EPSILON = 1e-6
 
 
@@ -42,7 +42,7 @@ class LinearPathDistillation(keras.layers.Layer):
         super().__init__(dtype="float32", autocast=False, **kwargs)
         check(hidden_dim >= 1, "hidden_dim", "at least 1", hidden_dim)
         check(0 <= dropout_rate < 1, "dropout_rate", "at least 0 and below 1", dropout_rate)
-        check(projector in (None, *_PROJECTORS), "projector", f"one of {', '.join(_PROJECTORS)} or none", projector)
+        check(projector in (None, *PROJECTORS), "projector", f"one of {', '.join(PROJECTORS)} or none", projector)
         self.hidden_dim = hidden_dim
         self.dropout_rate = dropout_rate
         self.projector = projector
