@@ -59,24 +59,16 @@ def block_activations(block: Any, entering: tf.Tensor, padding_mask: tf.Tensor) 
       entering: [B, N, D].
       padding_mask: int32 [B, N], 1 at tokens.
     """
-    attention = block.attention
-    attention_input = block.pre_attention_norm(entering)
-    mask = block._compute_attention_mask(attention_input, padding_mask, None, None, 0)
-    query, key = query_and_key(attention, attention_input)
-    heads = attention._compute_attention(query, key, attention.value_dense(attention_input), mask)
-    attended = attention.output_dense(heads)
-    attention_output = block.post_attention_norm(attended) if block.use_post_attention_norm else attended
+    attention_input, heads = gathered_by_heads(block, entering, padding_mask)
+    attention, attention_output = projected_heads(block, heads)
     between = entering + attention_output
-
-    feedforward_input = block.pre_ffw_norm(between)
-    neurons = keras.activations.gelu(block.gating_ffw(feedforward_input), approximate=True) * block.gating_ffw_2(feedforward_input)
-    feedforward = block.ffw_linear(neurons)
-    feedforward_output = block.post_ffw_norm(feedforward) if block.use_post_ffw_norm else feedforward
+    feedforward_input, neurons = active_neurons(block, between)
+    feedforward, feedforward_output = projected_neurons(block, neurons)
     return BlockActivations(
         entering=entering,
         attention_input=attention_input,
         heads=heads,
-        attention=attended,
+        attention=attention,
         attention_output=attention_output,
         between=between,
         feedforward_input=feedforward_input,
@@ -85,3 +77,31 @@ def block_activations(block: Any, entering: tf.Tensor, padding_mask: tf.Tensor) 
         feedforward_output=feedforward_output,
         leaving=feedforward_output + between,
     )
+
+
+def gathered_by_heads(block: Any, entering: tf.Tensor, padding_mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first norm's output, and what each head gathers: the `attention_input` and `heads` of `BlockActivations`."""
+    attention = block.attention
+    attention_input = block.pre_attention_norm(entering)
+    mask = block._compute_attention_mask(attention_input, padding_mask, None, None, 0)
+    query, key = query_and_key(attention, attention_input)
+    return attention_input, attention._compute_attention(query, key, attention.value_dense(attention_input), mask)
+
+
+def projected_heads(block: Any, heads: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The `attention` and `attention_output` of `BlockActivations`."""
+    attention = block.attention.output_dense(heads)
+    return attention, block.post_attention_norm(attention) if block.use_post_attention_norm else attention
+
+
+def active_neurons(block: Any, between: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The second norm's output, and what it makes of the neurons: the `feedforward_input` and `neurons` of `BlockActivations`."""
+    feedforward_input = block.pre_ffw_norm(between)
+    gate = keras.activations.gelu(block.gating_ffw(feedforward_input), approximate=True)
+    return feedforward_input, gate * block.gating_ffw_2(feedforward_input)
+
+
+def projected_neurons(block: Any, neurons: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The `feedforward` and `feedforward_output` of `BlockActivations`."""
+    feedforward = block.ffw_linear(neurons)
+    return feedforward, block.post_ffw_norm(feedforward) if block.use_post_ffw_norm else feedforward

@@ -2,7 +2,7 @@
 
 Muralidharan et al. 2024, "Compact Language Models via Pruning and Knowledge Distillation" (Minitron), section 2.2: parts are ranked by
 their activations on a small calibration set, without gradients. What that paper leaves to retraining, the mean square that each RMS
-norm divides by, is mended here: see `_norm_factor`.
+norm divides by, is mended here: see `_norm_factor`. Then the projections that read what was cut are fitted to make up for it.
 """
 
 import math
@@ -16,6 +16,7 @@ from gemma_tf_distill.config import WidthCut
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.activations import block_activations, embedded
 from gemma_tf_distill.gemma.model import Gemma, new_backbone
+from gemma_tf_distill.gemma.projection_fit import fit_projections
 
 # Windows that are run at a time.
 _BATCH = 8
@@ -79,7 +80,7 @@ def check_cut(cut: WidthCut, teacher: Mapping[str, Any]) -> None:
 
 
 def cut_width(model: Gemma, cut: WidthCut, calibration: np.ndarray) -> Gemma:
-    """The model with its most active channels, neurons and query heads only.
+    """The model with its most active channels, neurons and query heads only, which do what all of them did as well as they can.
 
     Args:
       model: a teacher, or some of its layers; it is not changed.
@@ -98,7 +99,11 @@ def cut_width(model: Gemma, cut: WidthCut, calibration: np.ndarray) -> Gemma:
     if not np.any(windows != model.tokenizer.pad_id):
         raise ConfigError("student.cut measures activations on text, and there is no calibration window: give some of the training windows")
     activity = measure_activity(model, windows)
-    return keep_parts(model, choose(activity, cut, model.config), activity)
+    kept = choose(activity, cut, model.config)
+    smaller = keep_parts(model, kept, activity)
+    if smaller.parameters < model.parameters:
+        fit_projections(smaller, model, windows, kept.channels)
+    return smaller
 
 
 def measure_activity(model: Gemma, windows: np.ndarray) -> Activity:
