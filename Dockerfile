@@ -29,6 +29,8 @@ RUN useradd --create-home --uid 1000 distill
 COPY --from=builder /opt/gemma-tf-distill /opt/gemma-tf-distill
 # Vertex AI and Beam workers start `python`, not the entry point.
 ENV PATH=/opt/gemma-tf-distill/.venv/bin:${PATH}
+# As tfx_pipeline/launcher.py sets them for a run.
+ENV MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1099511627776
 USER distill
 WORKDIR /home/distill
 ENTRYPOINT ["gemma-distill"]

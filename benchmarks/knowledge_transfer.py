@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("outputs/demo"), help="the demo's folder")
-    parser.add_argument("--seeds", type=int, default=3, help="how many seeds of the recipe itself")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="seeds of the recipe itself")
     parser.add_argument("--epochs", type=float, default=0.25, help="passes over the windows for each objective")
     parser.add_argument("--only", nargs="*", choices=sorted(OBJECTIVES), default=sorted(OBJECTIVES), help="objectives")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes the recipe")
@@ -102,7 +102,7 @@ def main() -> None:
         show(name, found)
         return found
 
-    seeds = [run(f"demo, seed {seed}", [f"seed={seed}"]) for seed in range(arguments.seeds)]
+    seeds = [run(f"demo, seed {seed}", [f"seed={seed}"]) for seed in arguments.seeds]
     objectives: dict[str, dict[str, float]] = {}
     short = [f"training.epochs={arguments.epochs}", "training.control=false"]
     control: dict[str, float] = {}
