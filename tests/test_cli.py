@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import platform
 import signal
 import subprocess
 import sys
@@ -96,6 +97,22 @@ def test_a_run_shows_its_nodes_and_ends_with_the_table(child, tmp_path, capfd):
     assert "noise" not in out
     [log] = (tmp_path / "outputs" / "quick" / "logs").iterdir()
     assert log.read_text() == "TFX's noise\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_a_run_keeps_memory_that_it_freed(child, tmp_path, capfd):
+    take_and_free = """
+import resource
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    bytes([1]) * 2**26
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(pages() > 1000, pages() < 100)
+"""
+    child(take_and_free + FINISH)
+    assert run(capfd, "run", "quick")[0] == 0
+    [log] = (tmp_path / "outputs" / "quick" / "logs").iterdir()
+    assert "True True" in log.read_text()
 
 
 def test_json_lines_are_passed_through(child, tmp_path, capfd):
