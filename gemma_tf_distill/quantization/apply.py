@@ -7,6 +7,7 @@ KerasHub's layers are used as they are. Their matrices are replaced by values on
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -123,7 +124,7 @@ class ModelQuantization:
         with contextlib.ExitStack() as stack:
             for name, weight in self._weights.items():
                 if name != EMBEDDING:
-                    stack.enter_context(_around(weight.layer, self._inputs[name], self._gradients.get(name), training))
+                    stack.enter_context(_around(weight, self._inputs[name], self._gradients.get(name), training))
             stack.enter_context(keras.StatelessScope(mapping, initialize_variables=False))
             yield functools.partial(self._inputs[EMBEDDING], training=training) if EMBEDDING in self._inputs else tf.identity
 
@@ -207,12 +208,15 @@ def _value(weight: MatmulWeight) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def _around(layer: keras.Layer, inputs: _Bound, gradients: _Bound | None, training: bool) -> Iterator[None]:
-    """Quantises what enters a layer, and the gradient that comes back into its product."""
+def _around(weight: MatmulWeight, inputs: _Bound, gradients: _Bound | None, training: bool) -> Iterator[None]:
+    """Quantises what enters a layer, a token as one, and the gradient that comes back into its product."""
+    layer, features = weight.layer, math.prod(weight.input_shape)
     former = layer.call
 
     def call(x: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
-        y = former(inputs(x, training), *args, **kwargs)
+        leading = tf.shape(x)[: -len(weight.input_shape)]
+        tokens = tf.reshape(x, tf.concat([leading, [features]], axis=0))
+        y = former(tf.reshape(inputs(tokens, training), tf.shape(x)), *args, **kwargs)
         return y if gradients is None else gradients(y, training)
 
     nested = "call" in vars(layer)

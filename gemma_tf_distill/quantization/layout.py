@@ -1,5 +1,6 @@
 """Which weights of a Gemma 3 are quantised, what they are called, and how KerasHub's kernels lie as [out, in]."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,12 +24,14 @@ class MatmulWeight(NamedTuple):
       shape: of the variable, with the axes over which a product sums made one: [n, d, h] for query, key and value, [n h, d] for the
         attention's output, [in, out] for the feed-forward layers, [V, D] for the embedding.
       axis: that one.
+      input_shape: of one token where it enters the product, over which the product sums: [n, h] for the attention's output.
     """
 
     variable: keras.Variable
     layer: keras.Layer
     shape: tuple[int, ...]
     axis: int
+    input_shape: tuple[int, ...]
 
     def rows(self, kernel: tf.Tensor) -> tf.Tensor:
         """The variable's value, or one of its shape, as [out, in]."""
@@ -47,10 +50,10 @@ def matmul_weights(backbone: keras_hub.models.Gemma3Backbone) -> dict[str, Matmu
     """Every matrix of a backbone, the tied embedding first."""
 
     def weight(layer: keras.Layer, variable: keras.Variable, axes: tuple[int, ...]) -> MatmulWeight:
-        shape = list(variable.shape)
-        if len(axes) == 2:
-            shape = [shape[0] * shape[1], *shape[2:]]
-        return MatmulWeight(variable, layer, tuple(shape), axes[0])
+        first, last = axes[0], axes[-1] + 1
+        input_shape = variable.shape[first:last]
+        shape = (*variable.shape[:first], math.prod(input_shape), *variable.shape[last:])
+        return MatmulWeight(variable, layer, shape, first, input_shape)
 
     weights = {EMBEDDING: weight(backbone.token_embedding, backbone.token_embedding.embeddings, (1,))}
     for index, block in enumerate(backbone.transformer_layers):
