@@ -31,7 +31,7 @@ def fit_quantized(
     """Trains a float student in place until its matrices lie on their lattices; arguments as of `fit`, and:
 
     Args:
-      student: after its training in float.
+      student: after its training in float; also where a run is resumed, since its probabilities may be the targets.
       run: with checkpoints of its own.
       batches: as of the training in float. With the student's own probabilities only the tokens are read.
       training: batches, clipping and so on are the same; epochs and learning rate are the quantization's, and no layer is left out.
