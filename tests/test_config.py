@@ -230,7 +230,7 @@ def test_any_value_anywhere_is_either_taken_or_told(value, section):
 
 def test_a_mistake_is_told_without_tensorflow():
     # In a process of its own: this one has imported it.
-    heavy = ["tensorflow", "tfx", "keras", "numpy"]
+    heavy = ["tensorflow", "tfx", "keras", "numpy", "tensorflow_model_optimization", "tf_keras"]
     code = f"import sys, gemma_tf_distill.config, gemma_tf_distill.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -135,15 +135,14 @@ class ModelQuantization:
           WeightsError: for weights that are inf or NaN.
         """
         self._check_weights()
+        # The scales are those before the last update.
+        self.track(frozen=self.config.freeze_fraction > 0)
         for name, weight in self._weights.items():
-            lattice, _ = self._lattices[name]
-            # Once more with scales of their own: what the runtime's quantizer finds.
-            value = lattice.scheme.fake_quantize(self._on_lattice(name, weight, weight.shape), axis=weight.axis)
-            weight.variable.assign(tf.reshape(value, weight.variable.shape))
+            weight.variable.assign(self._on_lattice(name, weight))
 
-    def _on_lattice(self, name: str, weight: MatmulWeight, shape: tuple[int, ...] | None = None) -> tf.Tensor:
+    def _on_lattice(self, name: str, weight: MatmulWeight) -> tf.Tensor:
         lattice, variables = self._lattices[name]
-        return tf.reshape(lattice.quantize(_value(weight), variables), weight.variable.shape if shape is None else shape)
+        return tf.reshape(lattice.quantize(_value(weight), variables), weight.variable.shape)
 
     def _check_weights(self) -> None:
         for name, weight in self._weights.items():

@@ -18,7 +18,9 @@ def quantized_file(weights: np.ndarray, bits: int, granularity: str) -> bytes:
 
     module = tf.Module()
     module.weights = tf.constant(weights)
-    run = tf.function(lambda x: tf.matmul(x, module.weights, transpose_b=True), input_signature=[tf.TensorSpec([TOKENS, INPUTS])])
+    run = tf.function(
+        lambda x: tf.matmul(x, module.weights, transpose_b=True), input_signature=[tf.TensorSpec([TOKENS, INPUTS])], autograph=False
+    )
     content = tf.lite.TFLiteConverter.from_concrete_functions([run.get_concrete_function()], module).convert()
     manager = recipe_manager.RecipeManager()
     manager.add_dynamic_config(
