@@ -230,7 +230,7 @@ def test_any_value_anywhere_is_either_taken_or_told(value, section):
 
 def test_a_mistake_is_told_without_tensorflow():
     # In a process of its own: this one has imported it.
-    heavy = ["tensorflow", "tfx", "keras", "numpy"]
+    heavy = ["tensorflow", "tfx", "keras", "numpy", "tensorflow_model_optimization", "tf_keras"]
     code = f"import sys, gemma_tf_distill.config, gemma_tf_distill.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -270,3 +270,41 @@ def test_a_schedule_is_a_number_that_changes():
 def test_objectives_that_can_not_be(changes, message):
     with pytest.raises(ConfigError, match=message):
         config_from_dict({"name": "x", **changes})
+
+
+def test_a_student_may_be_trained_for_the_numbers_it_will_run_in():
+    config = config_from_dict({"name": "x", "quantization": {"scheme": "int4_block32"}}).quantization
+    assert (config.products, config.peak_learning_rate, config.scheme_of("embedding")) == ("dynamic_int8", 5e-5, "int4_block32")
+    assert config_from_dict({"name": "x", "quantization": {"scheme": "fp8_e4m3"}}).quantization.products == "fp8"
+    off = config_from_dict({"name": "x"}).quantization
+    assert (off.scheme, off.products, off.scheme_of("embedding")) == (None, "none", None)
+
+
+def test_the_longest_pattern_decides_in_whatever_order_they_come():
+    overrides = {"layers.*": "int4_channel", "embedding": "int8_channel", "layers.0.*": "float", "layers.*.down": "int8_channel"}
+    for order in (overrides, dict(reversed(overrides.items()))):
+        whole = config_from_dict({"name": "x", "quantization": {"scheme": "int4_block32", "overrides": order}})
+        assert config_from_dict(json.loads(whole.to_json())) == whole
+        schemes = [whole.quantization.scheme_of(name) for name in ("embedding", "layers.1.query", "layers.0.query", "layers.1.down")]
+        assert schemes == ["int8_channel", "int4_channel", None, "int8_channel"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"scheme": "int3"}, "quantization.scheme must be one of int4_channel, int4_block32, int4_block64"),
+        ({"overrides": {"embedding": "int8_channel"}}, "quantization.scheme must be given where there are overrides, not None"),
+        ({"scheme": "int4_channel", "overrides": {"embedding": "int2"}}, "quantization.overrides.embedding must be one of int4_channel"),
+        ({"scheme": "int4_channel", "overrides": {"embedding": 4}}, "quantization.overrides.embedding must be text, not 4"),
+        ({"scheme": "int4_channel", "overrides": ["embedding"]}, "quantization.overrides must be a section of names and text"),
+        ({"activations": "int8"}, "quantization.activations must be one of dynamic_int8"),
+        ({"epochs": 0}, "quantization.epochs must be above 0, not 0"),
+        ({"learning_rate": 0}, "quantization.learning_rate must be above 0 or null, not 0"),
+        ({"freeze_fraction": 1}, "quantization.freeze_fraction must be at least 0 and below 1, not 1"),
+        ({"targets": "labels"}, "quantization.targets must be student or teacher, not 'labels'"),
+    ],
+)
+def test_quantizations_that_can_not_be(section, message):
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict({"name": "x", "quantization": section})
+    assert message in str(caught.value)

@@ -8,6 +8,7 @@ from gemma_tf_distill.config.distillation import (
     OnPolicyConfig,
     Schedule,
 )
+from gemma_tf_distill.config.quantization import QuantizationConfig
 from gemma_tf_distill.config.reading import config_from_dict, load_config, recipes, section_from_json
 from gemma_tf_distill.config.sections import (
     Config,
@@ -31,6 +32,7 @@ __all__ = [
     "GatesConfig",
     "HiddenStatesConfig",
     "OnPolicyConfig",
+    "QuantizationConfig",
     "Schedule",
     "StudentConfig",
     "StudentSizes",

@@ -27,6 +27,8 @@ def _expected(hint: Any) -> str:
     for option in options:
         if typing.get_origin(option) is tuple:
             names.append("a list of " + {"text": "texts", "a whole number": "whole numbers"}[_expected(typing.get_args(option)[0])])
+        elif typing.get_origin(option) is Mapping:
+            names.append("a section of names and " + _expected(typing.get_args(option)[1]))
         else:
             section = "a schedule of start, end and shape" if option is Schedule else "a section of keys"
             names.append(words.get(option, section if dataclasses.is_dataclass(option) else "a value"))
@@ -46,6 +48,9 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
             return _build(option, value, key + ".")
+        if typing.get_origin(option) is Mapping and isinstance(value, Mapping):
+            item = typing.get_args(option)[1]
+            return {str(name): _convert(v, item, f"{key}.{name}") for name, v in value.items()}
         if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
             item = typing.get_args(option)[0]
             return tuple(_convert(v, item, f"{key}[{i}]") for i, v in enumerate(value))

@@ -10,6 +10,7 @@ from typing import Any
 
 from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.config.distillation import DistillationConfig
+from gemma_tf_distill.config.quantization import QuantizationConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,6 +325,7 @@ class Config:
     student: StudentConfig = StudentConfig()
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     training: TrainingConfig = TrainingConfig()
+    quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
     export: ExportConfig = ExportConfig()
     gates: GatesConfig = GatesConfig(max_perplexity_vs_teacher=3.0)
 

@@ -8,6 +8,7 @@ from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.taps import forward, visible_keys
+from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.transfer.distillation_loss import DistillationLoss
 from gemma_tf_distill.transfer.outputs import StudentOutputs, TeacherOutputs
@@ -34,6 +35,7 @@ def batch_loss(
     temperature: float | tf.Tensor | None = None,
     layer_scales: tf.Tensor | None = None,
     seed: tf.Tensor | None = None,
+    quantization: ModelQuantization | None = None,
 ) -> Metrics:
     """The loss that is differentiated, and its terms, as float32 scalars.
 
@@ -49,22 +51,25 @@ def batch_loss(
       temperature: likewise.
       layer_scales: float32 [layers, B], of the student (see `gemma.taps.forward`).
       seed: int32 [2], of dropout.
+      quantization: the student's, which then runs as it will be stored; the teacher never does. None: the student runs in float.
     """
     pairs = LayerPairs() if pairs is None else pairs
     inputs = model_inputs(batch["tokens"])
     labels, _ = labels_and_mask(batch["tokens"])
-    mine = forward(
-        student.backbone,
-        inputs,
-        hidden_states=pairs.student_hidden_states,
-        attention_maps=pairs.student_attention_maps,
-        layer_scales=layer_scales,
-    )
+    with forward_as(quantization, training=True) as head_input:
+        mine = forward(
+            student.backbone,
+            inputs,
+            hidden_states=pairs.student_hidden_states,
+            attention_maps=pairs.student_attention_maps,
+            layer_scales=layer_scales,
+        )
+        embedding = student.backbone.token_embedding.embeddings.value
     student_outputs = StudentOutputs(
         labels=labels,
         mask=counting_mask(batch),
-        states=mine.states,
-        embedding=student.backbone.token_embedding.embeddings.value,
+        states=head_input(mine.states),
+        embedding=embedding,
         logit_soft_cap=student.backbone.final_logit_soft_cap,
         hidden_states=mine.hidden_states,
         attention_maps=mine.attention_maps,

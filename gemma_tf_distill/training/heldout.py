@@ -7,6 +7,7 @@ import tensorflow as tf
 from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets
 from gemma_tf_distill.transfer.vocabulary_loss import Targets, vocabulary_loss
 
@@ -32,8 +33,13 @@ class HeldoutMetrics(NamedTuple):
 class HeldoutEvaluation:
     """Evaluates one model; compiled once, so that it can be asked again after more training."""
 
-    def __init__(self, model: Gemma):
+    def __init__(self, model: Gemma, quantization: ModelQuantization | None = None):
+        """Args:
+        model: the one to evaluate, also after more training.
+        quantization: of that model, to evaluate it as it will run, with what enters each product quantised; none: in float.
+        """
         self._model = model
+        self._quantization = quantization
         self._sums = tf.function(self._batch_sums, jit_compile=True)
 
     def __call__(self, batches: tf.data.Dataset) -> HeldoutMetrics:
@@ -51,7 +57,9 @@ class HeldoutEvaluation:
         labels, mask = labels_and_mask(batch["tokens"])
         count = labels.shape[0] * labels.shape[1]
         backbone = self._model.backbone
-        hidden = backbone(model_inputs(batch["tokens"]), training=False)
+        with forward_as(self._quantization, training=False) as head_input:
+            hidden = head_input(backbone(model_inputs(batch["tokens"]), training=False))
+            embedding = backbone.token_embedding.embeddings.value
         terms = SoftAndHardTargets(DistillationConfig(), alpha=0.5, temperature=1.0)
 
         def token_terms(logits: tf.Tensor, targets: Targets) -> dict[str, tf.Tensor]:
@@ -61,7 +69,7 @@ class HeldoutEvaluation:
 
         sums = vocabulary_loss(
             tf.reshape(hidden, [count, hidden.shape[-1]]),
-            backbone.token_embedding.embeddings.value,
+            embedding,
             {
                 "labels": tf.reshape(labels, [count]),
                 "teacher_ids": tf.reshape(batch["teacher_ids"], [count, -1]),

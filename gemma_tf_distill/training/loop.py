@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from gemma_tf_distill.config import DistillationConfig, TrainingConfig
+from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
 from gemma_tf_distill.data.examples import model_inputs
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.monitoring.progress import progress
+from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.on_policy import OnPolicySampler
 from gemma_tf_distill.training.optimizers import make_optimizer
@@ -55,6 +56,7 @@ def fit(
     teacher: Gemma | None = None,
     kept_layers: Sequence[int] | None = None,
     seed: int = 0,
+    quantization: QuantizationConfig | None = None,
 ) -> None:
     """Trains `student` in place, from the run's last checkpoint where there is one.
 
@@ -68,10 +70,12 @@ def fit(
       teacher: over the student's vocabulary, where `distillation.needs_live_teacher`.
       kept_layers: the teacher's layers that the student began as, where it did.
       seed: of dropouts, projectors and the student's own words.
+      quantization: with a scheme: the student learns as it will be stored, and its matrices lie on their lattices at the end.
 
     Raises:
-      ConfigError: if a layer mapping or the prompt length does not fit.
+      ConfigError: if a layer mapping, the prompt length or the quantization does not fit.
       DivergenceError: if the loss is not finite.
+      WeightsError: if a weight to be quantised is not a number.
     """
     pairs, own_words = LayerPairs(), None
     if run.learn_from_teacher and teacher is not None:
@@ -80,9 +84,17 @@ def fit(
         if distillation.on_policy.fraction:
             own_words = OnPolicySampler(student, distillation.on_policy, tokens.shape[1], seed)
 
+    quantized = None if quantization is None else ModelQuantization(student, quantization)
+
     def make_trainer(distillation: DistillationConfig) -> DistillationTrainer:
         return DistillationTrainer(
-            training, distillation, learn_from_teacher=run.learn_from_teacher, total_steps=total_steps, pairs=pairs, seed=seed
+            training,
+            distillation,
+            learn_from_teacher=run.learn_from_teacher,
+            total_steps=total_steps,
+            pairs=pairs,
+            seed=seed,
+            quantization=quantized,
         )
 
     trainer = make_trainer(distillation)
@@ -91,7 +103,12 @@ def fit(
 
     variables = trainer.trainable_variables(teacher, student)
     optimizer = make_optimizer(training, total_steps, variables)
-    checkpoint = tf.train.Checkpoint(backbone=student.backbone, optimizer=optimizer, projectors=pairs.trainable_variables)
+    checkpoint = tf.train.Checkpoint(
+        backbone=student.backbone,
+        optimizer=optimizer,
+        projectors=pairs.trainable_variables,
+        quantization=[] if quantized is None else quantized.variables,
+    )
     manager = tf.train.CheckpointManager(checkpoint, run.checkpoints, max_to_keep=1)
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
@@ -121,6 +138,8 @@ def fit(
                 progress(run.name, step * window_tokens, total_steps * window_tokens, loss=values["loss"])
             if step % training.checkpoint_every == 0 and step < total_steps:
                 manager.save(step)
+    if quantized is not None:
+        quantized.settle()
 
 
 def _check_finite(values: Mapping[str, float], batch: Mapping[str, tf.Tensor], where: str, training: TrainingConfig) -> None:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from gemma_tf_distill.config import DistillationConfig, Schedule, TrainingConfig
 from gemma_tf_distill.errors import ConfigError, WeightsError
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.accumulation import gradient_accumulation_step, replicas_in_sync
 from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss
 from gemma_tf_distill.training.layer_pairs import LayerPairs
@@ -30,6 +31,7 @@ class DistillationTrainer:
         total_steps: int | None = None,
         pairs: LayerPairs | None = None,
         seed: int = 0,
+        quantization: ModelQuantization | None = None,
     ):
         """Args:
           training: clipping, accumulation, layer dropout.
@@ -39,19 +41,24 @@ class DistillationTrainer:
           pairs: the layers that are compared, with their projectors; none: as the config's mappings say, for the first teacher
             and student that `train_step` sees.
           seed: of dropouts.
+          quantization: of the student that `train_step` is given, which then learns as it will be stored; none: it learns in float.
 
         Raises:
           ConfigError: if something is scheduled and `total_steps` is missing.
         """
+        freezes = quantization is not None and quantization.config.freeze_fraction > 0
         scheduled = isinstance(distillation.alpha, Schedule) or isinstance(distillation.temperature, Schedule)
-        if (scheduled or training.layer_dropout > 0) and total_steps is None:
-            raise ConfigError("alpha, temperature or layer dropout change with training: give DistillationTrainer its total_steps")
+        if (scheduled or freezes or training.layer_dropout > 0) and total_steps is None:
+            raise ConfigError(
+                "alpha, temperature, layer dropout or quantization's scales change with training: give DistillationTrainer its total_steps"
+            )
         self._training = training
         self._distillation = distillation
         self._learn_from_teacher = learn_from_teacher
         self._total_steps = total_steps
         self._pairs = pairs
         self._seed = seed
+        self._quantization = quantization
         self._steps: dict[tuple[int, ...], Callable[[Batch], Metrics]] = {}
 
     def trainable_variables(self, teacher_model: Gemma | None, student_model: Gemma) -> list[keras.Variable]:
@@ -75,10 +82,13 @@ class DistillationTrainer:
           `tokens` (that count).
 
         Raises:
-          ConfigError: if what the config asks for needs a live teacher, or targets, that are not given.
+          ConfigError: if what the config asks for needs a live teacher, or targets, that are not given, or if the trainer's quantization
+            was made of another student.
           WeightsError: if teacher and student differ in vocabulary.
         """
         teacher = teacher_model if self._learn_from_teacher else None
+        if self._quantization is not None and self._quantization.model is not student_model:
+            raise ConfigError("the trainer's quantization is another model's: make a ModelQuantization of this student")
         if not self._learn_from_teacher or self._distillation.targets == "dense":
             batch = {name: batch[name] for name in ("tokens", "mask") if name in batch}
         if self._learn_from_teacher:
@@ -125,6 +135,10 @@ class DistillationTrainer:
         iterations = tf.cast(optimizer.iterations.value, tf.int32)
         progress = tf.minimum(tf.cast(iterations, tf.float32) / max(1, (self._total_steps or 1) - 1), 1.0)
         alpha, temperature = (value_at(value, progress) for value in (self._distillation.alpha, self._distillation.temperature))
+        if self._quantization is not None:
+            total = self._total_steps or 0
+            frozen_steps = round(self._quantization.config.freeze_fraction * total)
+            self._quantization.track(frozen=(iterations >= total - frozen_steps) if frozen_steps else False)
 
         def loss(part: Batch, teacher: Gemma | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
             seed = tf.stack([self._seed, iterations * parts + index])
@@ -144,6 +158,7 @@ class DistillationTrainer:
                 temperature=temperature,
                 layer_scales=scales,
                 seed=seed,
+                quantization=self._quantization,
             )
 
         metrics = gradient_accumulation_step(

@@ -1,0 +1,86 @@
+"""The section `quantization`: the numbers that the student will run in, and how it is trained for them."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+
+from gemma_tf_distill.config.checking import check
+
+# Every scheme with the peak learning rate of its training. Those of `int4_channel` and `int4_block32` were measured on the 270M.
+SCHEMES = {
+    "int4_channel": 1e-4,
+    "int4_block32": 5e-5,
+    "int4_block64": 5e-5,
+    "int4_block128": 5e-5,
+    "int4_block256": 5e-5,
+    "int8_channel": 2e-5,
+    "fp8_e4m3": 2e-5,
+}
+# What an override may name beside the schemes: the weight stays as it is.
+FLOAT = "float"
+ACTIVATIONS = ("dynamic_int8", "dynamic_int8_symmetric", "fp8", "none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizationConfig:
+    """Training for the numbers of a runtime, after the training in float32.
+
+    Attributes:
+      scheme: of every matrix and the tied embedding: `int4_channel`, `int4_block32` (64, 128, 256), `int8_channel` or `fp8_e4m3`; none:
+        the student stays in float32.
+      overrides: other schemes, or `float`, for some weights: patterns (`fnmatch`) over their names to schemes, such as
+        `embedding: int8_channel` or `layers.*.down: int8_channel`. Of several patterns that match, the longest counts.
+      activations: what enters each product: `dynamic_int8` (a scale and zero point for each token, as LiteRT's CPU kernels do it),
+        `dynamic_int8_symmetric` (a scale only), `fp8` (E4M3, and E5M2 for the gradients of each product, with delayed scaling) or
+        `none`. Null: `dynamic_int8`, and `fp8` where the scheme is `fp8_e4m3`.
+      epochs: passes over the training windows; a fraction is allowed.
+      learning_rate: its peak; none: the scheme's own.
+      freeze_fraction: share of the steps, the last ones, in which scales no longer follow their weights.
+      targets: whose probabilities are learned: the `student`'s own from before, or the `teacher`'s (Gemma Team 2025, section 2.3).
+    """
+
+    scheme: str | None = None
+    overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    activations: str | None = None
+    epochs: float = 1.0
+    learning_rate: float | None = None
+    freeze_fraction: float = 0.1
+    targets: str = "student"
+
+    def __post_init__(self) -> None:
+        check(self.scheme in (None, *SCHEMES), "quantization.scheme", f"one of {', '.join(SCHEMES)} or null", self.scheme)
+        for pattern, scheme in self.overrides.items():
+            known = (*SCHEMES, FLOAT)
+            check(scheme in known, f"quantization.overrides.{pattern}", f"one of {', '.join(known)}", scheme)
+        check(not self.overrides or self.scheme is not None, "quantization.scheme", "given where there are overrides", self.scheme)
+        check(
+            self.activations in (None, *ACTIVATIONS),
+            "quantization.activations",
+            f"one of {', '.join(ACTIVATIONS)} or null",
+            self.activations,
+        )
+        check(self.epochs > 0, "quantization.epochs", "above 0", self.epochs)
+        check(self.learning_rate is None or self.learning_rate > 0, "quantization.learning_rate", "above 0 or null", self.learning_rate)
+        check(0 <= self.freeze_fraction < 1, "quantization.freeze_fraction", "at least 0 and below 1", self.freeze_fraction)
+        check(self.targets in ("student", "teacher"), "quantization.targets", "student or teacher", self.targets)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The config's learning rate, or the scheme's own; 0 without a scheme."""
+        return SCHEMES.get(self.scheme or "", 0.0) if self.learning_rate is None else self.learning_rate
+
+    @property
+    def products(self) -> str:
+        """What enters each product: `activations`, or what suits the scheme."""
+        if self.scheme is None:
+            return "none"
+        return self.activations or ("fp8" if self.scheme == "fp8_e4m3" else "dynamic_int8")
+
+    def scheme_of(self, name: str) -> str | None:
+        """The scheme of a weight, such as `embedding` or `layers.0.query`; none where it stays float.
+
+        A rule that depends on the patterns alone and not on their order, which a config's canonical JSON does not keep.
+        """
+        matching = [pattern for pattern in self.overrides if fnmatch.fnmatchcase(name, pattern)]
+        scheme = self.overrides[max(matching, key=lambda pattern: (len(pattern), pattern))] if matching else self.scheme
+        return None if scheme == FLOAT else scheme

@@ -1,0 +1,70 @@
+"""The second half of training: a float student learns to be itself in the numbers that it will be stored in.
+
+Gemma Team 2025, "Gemma 3 Technical Report", section 2.3: a few thousand steps more, with the probabilities of the unquantised checkpoint as
+targets.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
+from gemma_tf_distill.config.checking import check
+from gemma_tf_distill.gemma.model import Gemma, new_backbone
+from gemma_tf_distill.training.loop import Run, fit, steps_for
+
+
+def fit_quantized(
+    student: Gemma,
+    run: Run,
+    batches: Callable[[int], tf.data.Dataset],
+    *,
+    training: TrainingConfig,
+    distillation: DistillationConfig,
+    quantization: QuantizationConfig,
+    windows: int,
+    teacher: Gemma | None = None,
+    kept_layers: Sequence[int] | None = None,
+    seed: int = 0,
+) -> None:
+    """Trains a float student in place until its matrices lie on their lattices; arguments as of `fit`, and:
+
+    Args:
+      student: after its training in float; also where a run is resumed, since its probabilities may be the targets.
+      run: with checkpoints of its own.
+      batches: as of the training in float. With the student's own probabilities only the tokens are read.
+      training: batches, clipping and so on are the same; epochs and learning rate are the quantization's, and no layer is left out.
+      distillation: of the training in float; what it says of the teacher holds where the targets are the teacher's.
+      quantization: with a scheme.
+      windows: how many there are to train on.
+      teacher: over the student's vocabulary, where the targets are the teacher's and `distillation.needs_live_teacher`.
+      kept_layers: the teacher's layers that the student began as, where it did.
+      seed: of what is random.
+
+    Raises:
+      ConfigError: without a scheme, and as of `fit`.
+    """
+    check(quantization.scheme is not None, "quantization.scheme", "given for quantised training", quantization.scheme)
+    training = dataclasses.replace(training, epochs=quantization.epochs, learning_rate=quantization.peak_learning_rate, layer_dropout=0.0)
+    if quantization.targets == "student":
+        distillation = DistillationConfig(alpha=1.0, targets="dense")
+        teacher, kept_layers = _copy(student), None
+    fit(
+        student,
+        run,
+        batches,
+        training=training,
+        distillation=distillation,
+        total_steps=steps_for(training, windows),
+        teacher=teacher,
+        kept_layers=kept_layers,
+        seed=seed,
+        quantization=quantization,
+    )
+
+
+def _copy(model: Gemma) -> Gemma:
+    backbone = new_backbone(model, dtype=model.backbone.dtype_policy.name)
+    backbone.set_weights(model.backbone.get_weights())
+    return Gemma(backbone, model.tokenizer)
