@@ -98,6 +98,11 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"training": {"epochs": 0}}, "training.epochs must be above 0, not 0"),
         ({"training": {"precision": "int8"}}, "training.precision must be float32 or mixed_bfloat16, not 'int8'"),
         ({"export": {"formats": ["tflite"]}}, "export.formats must be a list of saved_model"),
+        (
+            {"quantization": {"scheme": "fp8_e4m3"}},
+            "export.formats must be [saved_model] for a student in fp8_e4m3, since a .tflite holds weights in int4, int8 and float32, not",
+        ),
+        ({"quantization": {"scheme": "int8_channel", "overrides": {"embedding": "fp8_e4m3"}}}, "export.formats must be [saved_model]"),
         ({"export": {"max_new_tokens": 600}}, "export.max_new_tokens must be between 1 and"),
         ({"gates": {"max_heldout_nll": None, "max_perplexity_vs_teacher": None}}, "gates must be at least one of"),
         ({"gates": {"max_heldout_nll": 3, "max_regression_vs_baseline": "a lot"}}, "gates.max_regression_vs_baseline must be a fraction"),
