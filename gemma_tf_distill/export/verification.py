@@ -134,7 +134,8 @@ def verify_litert_weights(path: str, student: Gemma, quantization: QuantizationC
     with open(path, "rb") as file:
         content = file.read()
     names = set(matmul_shapes(student.config))
-    missing, wrong = set(names), {}
+    missing = set(names)
+    wrong: dict[str, str] = {}
     for name, stored in stored_weights(content):
         missing.discard(name)
         difference = _difference(stored, expected[name]) if name in names else "which the student does not have"
