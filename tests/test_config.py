@@ -98,6 +98,11 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"training": {"epochs": 0}}, "training.epochs must be above 0, not 0"),
         ({"training": {"precision": "int8"}}, "training.precision must be float32 or mixed_bfloat16, not 'int8'"),
         ({"export": {"formats": ["tflite"]}}, "export.formats must be a list of saved_model"),
+        (
+            {"quantization": {"scheme": "fp8_e4m3"}},
+            "export.formats must be [saved_model] for a student in fp8_e4m3, since a .tflite holds weights in int4, int8 and float32, not",
+        ),
+        ({"quantization": {"scheme": "int8_channel", "overrides": {"embedding": "fp8_e4m3"}}}, "export.formats must be [saved_model]"),
         ({"export": {"max_new_tokens": 600}}, "export.max_new_tokens must be between 1 and"),
         ({"gates": {"max_heldout_nll": None, "max_perplexity_vs_teacher": None}}, "gates must be at least one of"),
         ({"gates": {"max_heldout_nll": 3, "max_regression_vs_baseline": "a lot"}}, "gates.max_regression_vs_baseline must be a fraction"),
@@ -275,7 +280,8 @@ def test_objectives_that_can_not_be(changes, message):
 def test_a_student_may_be_trained_for_the_numbers_it_will_run_in():
     config = config_from_dict({"name": "x", "quantization": {"scheme": "int4_block32"}}).quantization
     assert (config.products, config.peak_learning_rate, config.scheme_of("embedding")) == ("dynamic_int8", 5e-5, "int4_block32")
-    assert config_from_dict({"name": "x", "quantization": {"scheme": "fp8_e4m3"}}).quantization.products == "fp8"
+    saved_model = {"formats": ["saved_model"]}
+    assert config_from_dict({"name": "x", "quantization": {"scheme": "fp8_e4m3"}, "export": saved_model}).quantization.products == "fp8"
     off = config_from_dict({"name": "x"}).quantization
     assert (off.scheme, off.products, off.scheme_of("embedding")) == (None, "none", None)
 

@@ -118,6 +118,8 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
             "heldout_nll_control": student["heldout_nll_control"],
             "kl_to_teacher": metrics.get("kl_to_teacher"),
             "top1_agreement": metrics.get("top1_agreement"),
+            **{key: student[key] for key in ("quantization", "heldout_nll_float", "heldout_nll_ptq")},
+            "heldout_nll_quantized": student["heldout_nll"] if student["quantization"] else None,
         },
         "tokens": student["tokens"],
         "artifacts": _pushed_files(version) if version else _exported_files(model),

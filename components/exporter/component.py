@@ -20,6 +20,7 @@ def exporter_config(config: Config) -> str:
             "window": config.corpus.window,
             "top_k": config.distillation.top_k,
             "export": dataclasses.asdict(config.export),
+            "quantization": {"scheme": config.quantization.scheme, "overrides": dict(config.quantization.overrides)},
         },
         sort_keys=True,
     )
@@ -37,13 +38,14 @@ def Exporter(
     Args:
       student: as Distiller writes it.
       model: `Format-Serving/`, the SavedModel that the Evaluator judges; `files/`, with `tokenizer.model` and, if asked for,
-        `model.tflite`; `export.json`: `samples` (`prompt`, `teacher`, `student`), `seconds` and `formats`.
+        `model.tflite`, in the integers of the student's scheme where it has one; `export.json`: `samples` (`prompt`, `teacher`,
+        `student`), `seconds`, `formats` and `quantization` (`scheme` and `overrides`, or null).
       config: `exporter_config`.
       source_digest: of this component's code, so that changed code is run again.
 
     Raises:
-      ParityError: if a file, in its own runtime, does not predict what the student predicts.
-      ConfigError: if the student is too large for a `.tflite`.
+      ParityError: if a file, in its own runtime, does not predict what the student predicts, or does not hold its integers.
+      ConfigError: if the student is too large for a `.tflite`, or in numbers that one can't hold.
       WeightsError: if the teacher, which writes samples, can't be loaded.
     """
     del source_digest

@@ -7,13 +7,13 @@ import time
 
 import numpy as np
 
-from gemma_tf_distill.config import ExportConfig, section_from_json
+from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_from_json
 from gemma_tf_distill.export.files import write_bytes
 from gemma_tf_distill.export.generation import TFLITE_FILE, TOKENIZER_FILE
 from gemma_tf_distill.export.litert import export_litert
 from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.export.saved_model import export_saved_model
-from gemma_tf_distill.export.verification import verify_litert, verify_saved_model
+from gemma_tf_distill.export.verification import verify_litert, verify_litert_weights, verify_saved_model
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.teacher import load_teacher, load_tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
@@ -29,6 +29,8 @@ def export(student_uri: str, model_uri: str, config: str) -> None:
     """Exports a student and checks every file in its own runtime; see `components.exporter.component.Exporter`."""
     settings = json.loads(config)
     options: ExportConfig = section_from_json(ExportConfig, config, "export")
+    section: QuantizationConfig = section_from_json(QuantizationConfig, config, "quantization")
+    quantization = section if section.scheme else None
     steps = 2 * len(options.formats) + bool(options.prompts)
     done, began = 0, time.monotonic()
 
@@ -56,9 +58,17 @@ def export(student_uri: str, model_uri: str, config: str) -> None:
     step()
     if "tflite" in options.formats:
         tflite = os.path.join(files, TFLITE_FILE)
-        export_litert(student, tflite, context_length=options.context_length, prefill_lengths=options.prefill_lengths)
+        export_litert(
+            student,
+            tflite,
+            context_length=options.context_length,
+            prefill_lengths=options.prefill_lengths,
+            quantization=quantization,
+        )
         step()
-        verify_litert(tflite, student, [completion.window for completion in completions])
+        if quantization is not None:
+            verify_litert_weights(tflite, student, quantization)
+        verify_litert(tflite, student, [completion.window for completion in completions], quantization)
         step()
     samples = []
     if options.prompts:
@@ -70,7 +80,12 @@ def export(student_uri: str, model_uri: str, config: str) -> None:
             for prompt, text, completion in zip(options.prompts, theirs, completions, strict=True)
         ]
         step()
-    report = {"samples": samples, "seconds": round(time.monotonic() - began, 1), "formats": list(options.formats)}
+    report = {
+        "samples": samples,
+        "seconds": round(time.monotonic() - began, 1),
+        "formats": list(options.formats),
+        "quantization": settings["quantization"] if quantization else None,
+    }
     write_bytes(os.path.join(model_uri, REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 
 

@@ -344,6 +344,12 @@ class Config:
             f"below corpus.window ({self.corpus.window}), so that there is something to write",
             on_policy.prompt_tokens,
         )
+        check(
+            "tflite" not in self.export.formats or "fp8_e4m3" not in (self.quantization.scheme, *self.quantization.overrides.values()),
+            "export.formats",
+            "[saved_model] for a student in fp8_e4m3, since a .tflite holds weights in int4, int8 and float32",
+            list(self.export.formats),
+        )
         for name, objective in (("hidden_states", self.distillation.hidden_states), ("attention_maps", self.distillation.attention_maps)):
             check(
                 not objective.weight or objective.mapping != "subset" or self.student.starts_from_teacher,

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
+from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.files import write_bytes
+from gemma_tf_distill.export.litert_quantization import check_schemes, quantized_litert, read_weight
 from gemma_tf_distill.export.litert_runtime import DECODE, cache_names, prefill_name
 from gemma_tf_distill.export.native_output import native_output_to_log
 from gemma_tf_distill.gemma.functional import GemmaShape, Operations, hidden_states, logits, shape_of, weights_of
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.quantization.layout import weight_schemes
 
 # A flatbuffer addresses its content with signed 32-bit offsets.
 FLATBUFFER_LIMIT = 2**31 - 1
@@ -41,10 +44,11 @@ def _signature(
 
     def run(tokens: tf.Tensor, input_pos: tf.Tensor, **caches: tf.Tensor) -> dict[str, tf.Tensor]:
         cache = tuple((caches[keys], caches[values]) for keys, values in names)
-        hidden, cache = hidden_states(shape, weights, tokens, cache, slots=input_pos, operations=_OPERATIONS)
+        named = {name: read_weight(name, variable) for name, variable in weights.items()}
+        hidden, cache = hidden_states(shape, named, tokens, cache, slots=input_pos, operations=_OPERATIONS)
         outputs = {name: value for pair, layer in zip(names, cache, strict=True) for name, value in zip(pair, layer, strict=True)}
         if with_logits:
-            scores = logits(shape, weights, tf.reshape(hidden, [length, shape.hidden_dim]))
+            scores = logits(shape, named, tf.reshape(hidden, [length, shape.hidden_dim]))
             outputs["logits"] = tf.reshape(scores, [1, length, shape.vocabulary_size])
         return outputs
 
@@ -55,17 +59,30 @@ def _signature(
     )
 
 
-def export_litert(gemma: Gemma, path: str, *, context_length: int, prefill_lengths: Sequence[int]) -> None:
-    """Writes a model as a float32 `.tflite` of builtin operations only, whole or not at all; the tied embedding is in it once.
+def export_litert(
+    gemma: Gemma, path: str, *, context_length: int, prefill_lengths: Sequence[int], quantization: QuantizationConfig | None = None
+) -> None:
+    """Writes a model as a `.tflite` of builtin operations only, whole or not at all; the tied embedding is in it once.
 
     Signatures: `prefill_N` for every length and `decode` (N = 1). Inputs: `tokens` int32 [1, N]; `input_pos` int32 [N], their
     positions in the context, consecutive; `kv_cache_k_I` and `kv_cache_v_I` float32 [1, kv_heads, context_length, head_dim] for
     every layer. Outputs: the caches with the tokens in them, and from `decode` `logits` float32 [1, 1, V]. Tokens that only fill a
     `prefill_N` up do no harm while they come last and fit in the context: their slots are written again before they are seen.
 
+    Args:
+      gemma: the model; to be quantised it lies on its lattices already.
+      path: the file.
+      context_length: tokens that the caches hold.
+      prefill_lengths: N of each `prefill_N`.
+      quantization: with a scheme: the file holds integers by it; none: all is float32.
+
     Raises:
-      ConfigError: before converting, if the file would be over the 2 GB that a flatbuffer can hold.
+      ConfigError: before converting, if the file would be over the 2 GB that a flatbuffer can hold while it is float32, if a scheme is
+        none that LiteRT has, and as of `weight_schemes`.
+      MissingExtraError: if ai-edge-quantizer is needed and not installed.
     """
+    schemes = {} if quantization is None else weight_schemes(quantization, gemma.config)
+    check_schemes(schemes)
     shape, weights = shape_of(gemma), weights_of(gemma)
     check_size(sum(value.nbytes for value in weights.values()))
     module = tf.Module()
@@ -78,6 +95,8 @@ def export_litert(gemma: Gemma, path: str, *, context_length: int, prefill_lengt
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         content = converter.convert()
+    if schemes:
+        content = quantized_litert(content, schemes)
     write_bytes(path, content)
 
 

@@ -148,9 +148,12 @@ def _check_whole(path: str) -> None:
         try:
             model = schema.Model.GetRootAs(content)
             for index in range(model.BuffersLength()):
-                table = model.Buffers(index)._tab
+                buffer = model.Buffers(index)
+                table = buffer._tab
                 field = table.Offset(4)  # Buffer.data, the first field of the table
-                if field and table.Vector(field) + table.VectorLen(field) > len(content):
+                end = table.Vector(field) + table.VectorLen(field) if field else 0
+                # The quantizer puts large buffers behind the flatbuffer.
+                if max(end, buffer.Offset() + buffer.Size()) > len(content):
                     raise damaged
         except (struct.error, IndexError, ValueError, TypeError) as error:
             raise damaged from error

@@ -30,6 +30,13 @@ def _models(report: Mapping[str, Any]) -> str:
         ("  before training", "", _number(student["heldout_nll_initial"]), "", ""),
         ("  trained without the teacher (control)", "", _number(student["heldout_nll_control"]), "", ""),
     ]
+    if student["quantization"]:
+        scheme = student["quantization"]["scheme"]
+        rows += [
+            ("  in float, before quantisation", "", _number(student["heldout_nll_float"]), "", ""),
+            (f"  rounded to {scheme} without training", "", _number(student["heldout_nll_ptq"]), "", ""),
+            (f"  trained in {scheme}, as it will run", "", _number(student["heldout_nll_quantized"]), "", ""),
+        ]
     tokens = report["tokens"]
     note = (
         f"The student has {student['layers']} layers and {student['vocabulary']:,} words. It was trained on {tokens['train']:,} tokens; "

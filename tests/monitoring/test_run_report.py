@@ -15,6 +15,10 @@ REPORT = {
         "heldout_nll_control": 3.825,
         "kl_to_teacher": 0.71,
         "top1_agreement": 0.46,
+        "quantization": None,
+        "heldout_nll_float": None,
+        "heldout_nll_ptq": None,
+        "heldout_nll_quantized": None,
     },
     "tokens": {"train": 210_048, "heldout": 15_900},
     "artifacts": [
@@ -42,6 +46,21 @@ def test_it_names_every_model_file_and_sample():
     assert "15,900 held-out tokens" in text
     assert "blessed, pushed to /o/pushed/1" in text
     assert text.index("teacher   mean of x.") < text.index("student   value.")
+
+
+def test_a_quantised_student_has_a_row_for_each_stage():
+    report = copy.deepcopy(REPORT)
+    assert "rounded" not in render_outcome(report, [], [])
+    report["student"] |= {
+        "quantization": {"scheme": "int4_block32", "overrides": {}},
+        "heldout_nll_float": 3.4971,
+        "heldout_nll_ptq": 4.1232,
+        "heldout_nll_quantized": 3.5273,
+    }
+    lines = render_outcome(report, [], []).splitlines()
+    assert any("in float" in line and line.endswith("3.497") for line in lines)
+    assert any("rounded to int4_block32 without training" in line and line.endswith("4.123") for line in lines)
+    assert any("trained in int4_block32" in line and line.endswith("3.527") for line in lines)
 
 
 def test_a_model_that_is_not_blessed_says_why():

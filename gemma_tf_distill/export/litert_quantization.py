@@ -1,0 +1,197 @@
+"""The weights of a `.tflite` in the integers that training left them on, and which numbers a finished file holds."""
+
+import collections
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from gemma_tf_distill.errors import ConfigError, MissingExtraError, WeightsError
+from gemma_tf_distill.export.native_output import native_output_to_log
+from gemma_tf_distill.quantization.schemes import IntegerScheme, Scheme
+
+Content: TypeAlias = bytes | bytearray
+
+# The converter calls a constant as the operation that read its variable, and numbers the names of several signatures.
+_WEIGHT_NAME = re.compile(r"(embedding|layers\.\d+\.\w+)/Read/ReadVariableOp\d*")
+# Both have their weight as the second input.
+_OPERATIONS = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+# XNNPACK refuses to load a block scale below it.
+_LEAST_BLOCK_SCALE = np.finfo(np.float16).tiny
+
+
+class StoredWeight(NamedTuple):
+    """A matrix as a file holds it.
+
+    Attributes:
+      codes: int8 [out, in], also where they take 4 bits each; float32 for a matrix that is not quantised.
+      scales: float32 [out, 1] or [out, blocks]; [0, 0] for a matrix that is not quantised.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+
+
+class _Product(NamedTuple):
+    """An operation that takes a weight.
+
+    Attributes:
+      operation: one of `_OPERATIONS`.
+      scope: the name of its output.
+      weight: the weight's name as of `gemma.functional.weights_of`, or the tensor's own where it is none of those.
+      tensor: of the weight.
+      block_scales: the tensor of the scales of blocks; none: there are no blocks.
+    """
+
+    operation: str
+    scope: str
+    weight: str
+    tensor: Any
+    block_scales: Any | None
+
+
+def read_weight(name: str, variable: tf.Variable) -> tf.Tensor:
+    """A variable's value, in a graph to be converted, so that the file's constant can be told by its name."""
+    with tf.name_scope(name):
+        return variable.read_value()
+
+
+def check_schemes(schemes: Mapping[str, Scheme]) -> None:
+    """Raises ConfigError for the first weight whose scheme a `.tflite` can't hold."""
+    for name, scheme in schemes.items():
+        if not isinstance(scheme, IntegerScheme):
+            raise ConfigError(
+                f"{name} is quantised as {scheme.name}, and a .tflite holds weights in int4, int8 and float32: choose another "
+                "quantization.scheme, or leave tflite out of export.formats"
+            )
+
+
+def quantized_litert(content: bytes, schemes: Mapping[str, Scheme]) -> bytes:
+    """Quantises a `.tflite` with ai-edge-quantizer's plain min-max, which finds the integers of weights that lie on their lattice.
+
+    Both uses of the tied embedding get one recipe, so that it stays in the file once. What enters the products stays float32 in the
+    file; the runtime quantises it, token by token.
+
+    Args:
+      content: a float32 file whose weights `read_weight` named.
+      schemes: of the weights to quantise, of integers; all others stay float32.
+
+    Raises:
+      MissingExtraError: if ai-edge-quantizer is not installed.
+    """
+    try:
+        from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
+        from ai_edge_quantizer.quantizer import Quantizer
+    except ImportError as error:
+        raise MissingExtraError("ai-edge-quantizer", "litert", "quantising a .tflite") from error
+    scopes = collections.defaultdict(list)
+    for product in _products(content):
+        if product.weight in schemes:
+            scopes[schemes[product.weight], product.operation].append(re.escape(product.scope))
+    with tempfile.TemporaryDirectory() as folder, native_output_to_log("LiteRT quantizer"):
+        # From a file, which the quantizer maps instead of reading.
+        path = os.path.join(folder, "float.tflite")
+        with open(path, "wb") as file:
+            file.write(content)
+        quantizer = Quantizer(path)
+        for (scheme, operation), names in scopes.items():
+            quantizer.add_dynamic_config(
+                # What it is matched with: the names of an operation's outputs, a semicolon after each.
+                f"^(?:{'|'.join(names)});$",
+                TFLOperationName(operation),
+                scheme.code_bits,
+                QuantGranularity(f"BLOCKWISE_{scheme.block}" if scheme.block else "CHANNELWISE"),
+            )
+        quantized = bytearray(quantizer.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+    _raise_small_scales(quantized, content, schemes)
+    return bytes(quantized)
+
+
+def stored_weights(content: Content) -> Iterator[tuple[str, StoredWeight]]:
+    """What the products and lookups of a file read, by the weight's name; the same numbers in the same place come once.
+
+    Args:
+      content: a file of `export_litert`, quantised or not.
+
+    Raises:
+      WeightsError: for a weight in numbers that `quantized_litert` makes none of.
+    """
+    seen = set()
+    for product in _products(content):
+        place = product.weight, product.tensor.Buffer(), product.block_scales and product.block_scales.Buffer()
+        if place not in seen:
+            seen.add(place)
+            yield product.weight, _stored(content, product)
+
+
+def _raise_small_scales(quantized: bytearray, content: bytes, schemes: Mapping[str, Scheme]) -> None:
+    """Writes the lattice's own numbers over those of matrices with blocks of zeros, or nearly: theirs would have too small a scale."""
+    originals = {product.weight: product for product in _products(content)}
+    for product in _products(quantized):
+        if product.block_scales is None:
+            continue
+        stored = _buffer(quantized, product.block_scales).view(np.float16)
+        if np.all(stored >= _LEAST_BLOCK_SCALE):
+            continue
+        scheme, rows = schemes[product.weight], tf.constant(_stored(content, originals[product.weight]).codes)
+        scales = scheme.scales(rows)
+        stored[:] = np.asarray(scales).reshape(-1)
+        codes = scheme.stored(np.asarray(scheme.codes(rows, scales))).reshape(-1).view(np.uint8)
+        _buffer(quantized, product.tensor)[:] = (codes[::2] & 15) | (codes[1::2] << 4)
+
+
+def _products(content: Content) -> Iterator[_Product]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content)
+    known = {getattr(schema.BuiltinOperator, name): name for name in _OPERATIONS}
+    for graph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        for operator in map(graph.Operators, range(graph.OperatorsLength())):
+            operation = known.get(model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode())
+            if operation is None:
+                continue
+            tensor, block_scales = graph.Tensors(operator.Inputs(1)), None
+            quantization = tensor.Quantization()
+            if quantization is not None and quantization.DetailsType() == schema.QuantizationDetails.BlockwiseQuantization:
+                details, table = schema.BlockwiseQuantization(), quantization.Details()
+                details.Init(table.Bytes, table.Pos)
+                block_scales = graph.Tensors(details.Scales())
+            name = tensor.Name().decode()
+            match = _WEIGHT_NAME.fullmatch(name)
+            scope = graph.Tensors(operator.Outputs(0)).Name().decode()
+            yield _Product(operation, scope, match[1] if match else name, tensor, block_scales)
+
+
+def _stored(content: Content, product: _Product) -> StoredWeight:
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    tensor, kind = product.tensor, product.tensor.Type()
+    shape, data = tuple(tensor.ShapeAsNumpy()), _buffer(content, tensor)
+    if kind == TensorType.FLOAT32:
+        return StoredWeight(data.view(np.float32).reshape(shape), np.zeros((0, 0), np.float32))
+    if kind == TensorType.INT4:
+        # Two in a byte, the first in the lower half.
+        data = (np.stack([data & 15, data >> 4], axis=-1) ^ 8) - np.uint8(8)
+    elif kind != TensorType.INT8:
+        raise WeightsError(f"{product.weight} is of LiteRT's tensor type {kind}, and not float32, int8 or int4: export the model again")
+    if product.block_scales is not None:
+        scales = _buffer(content, product.block_scales).view(np.float16)
+    else:
+        scales = tensor.Quantization().ScaleAsNumpy()
+        if np.any(tensor.Quantization().ZeroPointAsNumpy()):
+            raise WeightsError(f"{product.weight} has zero points, and no scheme here has any: export the model again")
+    return StoredWeight(data.view(np.int8).reshape(shape), scales.astype(np.float32).reshape(shape[0], -1))
+
+
+def _buffer(content: Content, tensor: Any) -> np.ndarray:
+    """uint8, of what the flatbuffer holds or, as the quantizer does it with large files, what lies behind it."""
+    from ai_edge_litert.schema_py_generated import Model
+
+    buffer = Model.GetRootAs(content).Buffers(tensor.Buffer())
+    if buffer.Offset() > 1:
+        return np.frombuffer(content, np.uint8, buffer.Size(), buffer.Offset())
+    return buffer.DataAsNumpy()

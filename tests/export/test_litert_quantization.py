@@ -1,0 +1,154 @@
+"""A quantised `.tflite` holds the student's integers, every one, and the runtime computes with them what training simulated."""
+
+import builtins
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+
+from gemma_tf_distill.config import QuantizationConfig, StudentConfig, StudentSizes
+from gemma_tf_distill.errors import ConfigError, MissingExtraError, WeightsError
+from gemma_tf_distill.export import litert
+from gemma_tf_distill.export.litert_quantization import stored_weights
+from gemma_tf_distill.export.litert_runtime import LiteRtModel
+from gemma_tf_distill.export.verification import ParityError, verify_litert, verify_litert_weights
+from gemma_tf_distill.gemma.functional import weights_of
+from gemma_tf_distill.gemma.student import build_student
+from gemma_tf_distill.gemma.vocabulary import full_vocabulary
+from gemma_tf_distill.quantization.apply import fake_quantized
+
+VOCABULARY = 420
+SCHEMES = {
+    "int8": QuantizationConfig(scheme="int8_channel"),
+    "int4": QuantizationConfig(scheme="int4_channel"),
+    "blocks": QuantizationConfig(scheme="int4_block32"),
+    "mixed": QuantizationConfig(scheme="int4_block32", overrides={"embedding": "int8_channel", "layers.0.down": "float"}),
+}
+
+
+def random_model(tiny_teacher, seed=0, hidden_dim=32, intermediate_dim=64):
+    """Two layers whose logits spread by about 1."""
+    sizes = StudentSizes(
+        num_layers=2, hidden_dim=hidden_dim, intermediate_dim=intermediate_dim, num_query_heads=4, num_key_value_heads=2, head_dim=8
+    )
+    model = build_student(StudentConfig(sizes=sizes), tiny_teacher, full_vocabulary(tiny_teacher.tokenizer), seed=0)
+    random = np.random.default_rng(seed)
+    for weight in model.backbone.weights:
+        weight.assign(random.normal(scale=0.2, size=weight.shape).astype("float32"))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_teacher):
+    """With rows and blocks of zeros, and blocks of numbers so small that their scale would be below the least."""
+    model = random_model(tiny_teacher)
+    down = model.backbone.transformer_layers[1].ffw_linear.kernel
+    values = down.numpy()
+    values[:, :8] = 0
+    values[32:, 8:16] = 0
+    values[:32, 16:24] *= 1e-4
+    down.assign(values)
+    return model
+
+
+@pytest.fixture(scope="module")
+def windows():
+    random = np.random.default_rng(1)
+    return [[2, *random.integers(4, VOCABULARY, size=length).tolist()] for length in (20, 3, 30)]
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def exported(request, model, tmp_path_factory):
+    """The config, the settled student and its file."""
+    config = SCHEMES[request.param]
+    student = fake_quantized(model, config)
+    path = tmp_path_factory.mktemp(request.param) / "model.tflite"
+    litert.export_litert(student, str(path), context_length=48, prefill_lengths=(8,), quantization=config)
+    return config, student, path
+
+
+def test_integers_and_predictions_are_the_students(exported, windows):
+    config, student, path = exported
+    verify_litert_weights(str(path), student, config)
+    verify_litert(str(path), student, windows, config)
+
+
+def test_what_is_read_is_what_the_student_computes_with(exported):
+    config, student, path = exported
+    weights, found = weights_of(student), {}
+    for name, stored in stored_weights(path.read_bytes()):
+        assert name not in found, f"{name} is in the file twice"
+        found[name] = stored
+        scheme = config.scheme_of(name)
+        if scheme is None:
+            np.testing.assert_array_equal(stored.codes, weights[name])
+            continue
+        assert stored.codes.dtype == np.int8
+        assert np.abs(stored.codes).max() <= (127 if scheme == "int8_channel" else 7)
+        blocks = stored.codes.reshape(*stored.scales.shape, -1)
+        np.testing.assert_array_equal((blocks * stored.scales[..., None]).reshape(weights[name].shape), weights[name])
+    assert len(found) == 1 + 7 * 2
+
+
+def test_another_students_integers_are_named(exported, tiny_teacher):
+    config, student, path = exported
+    other = fake_quantized(random_model(tiny_teacher, seed=0), config)
+    kernel = other.backbone.transformer_layers[0].gating_ffw_2.kernel
+    for weight, same in zip(other.backbone.weights, student.backbone.weights, strict=True):
+        weight.assign(same)
+    values = kernel.numpy()
+    values[3, 5] = -values[3, 5] or 0.1
+    kernel.assign(values)
+    with pytest.raises(ParityError, match=r"1 of 15 matrices differ, first layers\.0\.up, in 1 of 2048 codes and 0 of"):
+        verify_litert_weights(str(path), other, config)
+    changed = dataclasses.replace(config, overrides={**config.overrides, "layers.0.query": "float"})
+    with pytest.raises(ParityError, match=r"layers\.0\.query, whose"):
+        verify_litert_weights(str(path), student, changed)
+
+
+def test_another_students_predictions_are_found_out(exported, windows, tiny_teacher):
+    config, _, path = exported
+    other = fake_quantized(random_model(tiny_teacher, seed=9), config)
+    with pytest.raises(ParityError, match="does not compute what the student computes"):
+        verify_litert(str(path), other, windows, config)
+
+
+def test_large_buffers_lie_behind_the_flatbuffer_and_are_missed_when_they_are_cut_off(tiny_teacher, tmp_path, windows):
+    config, path = SCHEMES["int8"], tmp_path / "model.tflite"
+    student = fake_quantized(random_model(tiny_teacher, hidden_dim=128, intermediate_dim=512), config)
+    litert.export_litert(student, str(path), context_length=48, prefill_lengths=(), quantization=config)
+    verify_litert_weights(str(path), student, config)
+    verify_litert(str(path), student, windows[:1], config)
+    path.write_bytes(path.read_bytes()[:-40_000])
+    with pytest.raises(WeightsError, match=r"not a whole \.tflite"):
+        LiteRtModel(path)
+
+
+def test_numbers_that_litert_lacks_are_refused_before_converting(tiny_teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(litert.tf.saved_model, "save", lambda *_, **__: pytest.fail("began to convert"))
+    config = QuantizationConfig(scheme="int4_channel", overrides={"layers.*.down": "fp8_e4m3"})
+    with pytest.raises(ConfigError, match=r"layers\.0\.down is quantised as fp8_e4m3, and a \.tflite holds weights in int4, int8 and"):
+        litert.export_litert(tiny_teacher, str(tmp_path / "m.tflite"), context_length=16, prefill_lengths=(), quantization=config)
+    with pytest.raises(ConfigError, match=r"int4_block32 cuts the inputs of layers\.0\.down into blocks of 32, but there are 48"):
+        litert.export_litert(
+            tiny_teacher, str(tmp_path / "m.tflite"), context_length=16, prefill_lengths=(), quantization=SCHEMES["blocks"]
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_quantizer_is_named(tiny_teacher, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(module, *args, **kwargs):
+        if module.split(".")[0] == "ai_edge_quantizer":
+            raise ImportError(module)
+        return real(module, *args, **kwargs)
+
+    for module in [m for m in sys.modules if m.split(".")[0] == "ai_edge_quantizer"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(builtins, "__import__", without)
+    small = build_student(StudentConfig(layers=(0,)), tiny_teacher, full_vocabulary(tiny_teacher.tokenizer), seed=0)
+    with pytest.raises(MissingExtraError, match=r"quantising a \.tflite needs ai-edge-quantizer, which is not installed"):
+        litert.export_litert(small, str(tmp_path / "m.tflite"), context_length=8, prefill_lengths=(), quantization=SCHEMES["int8"])
+    assert list(tmp_path.iterdir()) == []
