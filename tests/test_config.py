@@ -175,7 +175,7 @@ def test_a_key_given_twice_and_a_folder_and_a_hostile_file(tmp_path):
 
 
 def test_a_missing_file_lists_the_recipes(tmp_path):
-    with pytest.raises(ConfigError, match="shipped are demo, narrow, quick, scratch"):
+    with pytest.raises(ConfigError, match="shipped are deep, demo, narrow, quick, scratch"):
         load_config(str(tmp_path / "none.yaml"))
 
 
