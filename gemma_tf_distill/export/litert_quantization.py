@@ -112,7 +112,8 @@ def quantized_litert(content: bytes, schemes: Mapping[str, Scheme]) -> bytes:
 
 
 def stored_weights(content: Content) -> Iterator[tuple[str, StoredWeight]]:
-    """What the products and lookups of a file read, by the weight's name; the same numbers in the same place come once.
+    """What the products and lookups of a file read, by the weight's name. Signatures share codes; where their scales, which each has of
+    its own, are the same too, a weight comes once.
 
     Args:
       content: a file of `export_litert`, quantised or not.
@@ -122,10 +123,11 @@ def stored_weights(content: Content) -> Iterator[tuple[str, StoredWeight]]:
     """
     seen = set()
     for product in _products(content):
-        place = product.weight, product.tensor.Buffer(), product.block_scales and product.block_scales.Buffer()
+        scales = _scales(content, product)
+        place = product.weight, product.tensor.Buffer(), scales.tobytes()
         if place not in seen:
             seen.add(place)
-            yield product.weight, _stored(content, product)
+            yield product.weight, StoredWeight(_codes(content, product), scales)
 
 
 def _raise_small_scales(quantized: bytearray, content: bytes, schemes: Mapping[str, Scheme]) -> None:
@@ -137,7 +139,7 @@ def _raise_small_scales(quantized: bytearray, content: bytes, schemes: Mapping[s
         stored = _buffer(quantized, product.block_scales).view(np.float16)
         if np.all(stored >= _LEAST_BLOCK_SCALE):
             continue
-        scheme, rows = schemes[product.weight], tf.constant(_stored(content, originals[product.weight]).codes)
+        scheme, rows = schemes[product.weight], tf.constant(_codes(content, originals[product.weight]))
         scales = scheme.scales(rows)
         stored[:] = np.asarray(scales).reshape(-1)
         codes = scheme.stored(np.asarray(scheme.codes(rows, scales))).reshape(-1).view(np.uint8)
@@ -166,25 +168,31 @@ def _products(content: Content) -> Iterator[_Product]:
             yield _Product(operation, scope, match[1] if match else name, tensor, block_scales)
 
 
-def _stored(content: Content, product: _Product) -> StoredWeight:
+def _codes(content: Content, product: _Product) -> np.ndarray:
+    """As of `StoredWeight`."""
     from ai_edge_litert.schema_py_generated import TensorType
 
-    tensor, kind = product.tensor, product.tensor.Type()
-    shape, data = tuple(tensor.ShapeAsNumpy()), _buffer(content, tensor)
-    if kind == TensorType.FLOAT32:
-        return StoredWeight(data.view(np.float32).reshape(shape), np.zeros((0, 0), np.float32))
+    kind, data = product.tensor.Type(), _buffer(content, product.tensor)
     if kind == TensorType.INT4:
         # Two in a byte, the first in the lower half.
         data = (np.stack([data & 15, data >> 4], axis=-1) ^ 8) - np.uint8(8)
-    elif kind != TensorType.INT8:
+    elif kind not in (TensorType.FLOAT32, TensorType.INT8):
         raise WeightsError(f"{product.weight} is of LiteRT's tensor type {kind}, and not float32, int8 or int4: export the model again")
+    return data.view(np.float32 if kind == TensorType.FLOAT32 else np.int8).reshape(product.tensor.ShapeAsNumpy())
+
+
+def _scales(content: Content, product: _Product) -> np.ndarray:
+    """As of `StoredWeight`."""
+    quantization = product.tensor.Quantization()
     if product.block_scales is not None:
         scales = _buffer(content, product.block_scales).view(np.float16)
+    elif quantization is None or quantization.ScaleIsNone():
+        return np.zeros((0, 0), np.float32)
     else:
-        scales = tensor.Quantization().ScaleAsNumpy()
-        if np.any(tensor.Quantization().ZeroPointAsNumpy()):
+        scales = quantization.ScaleAsNumpy()
+        if np.any(quantization.ZeroPointAsNumpy()):
             raise WeightsError(f"{product.weight} has zero points, and no scheme here has any: export the model again")
-    return StoredWeight(data.view(np.int8).reshape(shape), scales.astype(np.float32).reshape(shape[0], -1))
+    return scales.astype(np.float32).reshape(product.tensor.Shape(0), -1)
 
 
 def _buffer(content: Content, tensor: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from gemma_tf_distill.config import QuantizationConfig, StudentConfig, StudentSizes
 from gemma_tf_distill.errors import ConfigError, MissingExtraError, WeightsError
 from gemma_tf_distill.export import litert
-from gemma_tf_distill.export.litert_quantization import stored_weights
+from gemma_tf_distill.export.litert_quantization import _buffer, _products, stored_weights
 from gemma_tf_distill.export.litert_runtime import LiteRtModel
 from gemma_tf_distill.export.verification import ParityError, verify_litert, verify_litert_weights
 from gemma_tf_distill.gemma.functional import weights_of
@@ -105,6 +105,17 @@ def test_another_students_integers_are_named(exported, tiny_teacher):
     changed = dataclasses.replace(config, overrides={**config.overrides, "layers.0.query": "float"})
     with pytest.raises(ParityError, match=r"layers\.0\.query, whose"):
         verify_litert_weights(str(path), student, changed)
+
+
+def test_scales_of_one_signature_are_compared_too(exported, tmp_path):
+    config, student, path = exported
+    content = bytearray(path.read_bytes())
+    *_, last = [product for product in _products(content) if product.weight == "layers.1.key"]
+    stored = last.tensor.Quantization().ScaleAsNumpy() if last.block_scales is None else _buffer(content, last.block_scales).view("float16")
+    stored[1] *= 2
+    (tmp_path / "model.tflite").write_bytes(content)
+    with pytest.raises(ParityError, match=r"1 of 15 matrices differ, first layers\.1\.key, in 0 of 512 codes and 1 of"):
+        verify_litert_weights(str(tmp_path / "model.tflite"), student, config)
 
 
 def test_another_students_predictions_are_found_out(exported, windows, tiny_teacher):
