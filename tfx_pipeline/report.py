@@ -118,8 +118,7 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
             "heldout_nll_control": student["heldout_nll_control"],
             "kl_to_teacher": metrics.get("kl_to_teacher"),
             "top1_agreement": metrics.get("top1_agreement"),
-            **{key: student[key] for key in ("quantization", "heldout_nll_float", "heldout_nll_ptq")},
-            "heldout_nll_quantized": student["heldout_nll"] if student["quantization"] else None,
+            **_quantised(student),
         },
         "tokens": student["tokens"],
         "artifacts": _pushed_files(version) if version else _exported_files(model),
@@ -164,3 +163,13 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _quantised(student: Mapping[str, Any]) -> dict[str, Any]:
+    """What a quantised student was on the way, of the Distiller's metrics; nothing for one that stayed in float."""
+    if not student["quantization"]:
+        return {}
+    return {
+        **{key: student[key] for key in ("quantization", "heldout_nll_float", "heldout_nll_ptq")},
+        "heldout_nll_quantized": student["heldout_nll"],
+    }

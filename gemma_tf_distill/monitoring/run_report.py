@@ -30,7 +30,7 @@ def _models(report: Mapping[str, Any]) -> str:
         ("  before training", "", _number(student["heldout_nll_initial"]), "", ""),
         ("  trained without the teacher (control)", "", _number(student["heldout_nll_control"]), "", ""),
     ]
-    if student["quantization"]:
+    if "quantization" in student:
         scheme = student["quantization"]["scheme"]
         rows += [
             ("  in float, before quantisation", "", _number(student["heldout_nll_float"]), "", ""),

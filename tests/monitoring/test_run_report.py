@@ -15,7 +15,6 @@ REPORT = {
         "heldout_nll_control": 3.825,
         "kl_to_teacher": 0.71,
         "top1_agreement": 0.46,
-        "quantization": None,
         "heldout_nll_float": None,
         "heldout_nll_ptq": None,
         "heldout_nll_quantized": None,
