@@ -16,13 +16,10 @@ from gemma_tf_distill.training import quantized
 from gemma_tf_distill.training.heldout import HeldoutEvaluation
 from gemma_tf_distill.training.loop import Run
 from gemma_tf_distill.training.quantized import fit_quantized
+from tests.training.test_loop import Dying, Killed
 
 TRAINING = TrainingConfig(batch_size=4, checkpoint_every=3, layer_dropout=0.5)
 CONFIG = QuantizationConfig(scheme="int4_channel", epochs=1.5, learning_rate=1e-3, freeze_fraction=0.5)
-
-
-class Killed(Exception):
-    """What a pre-empted machine does to a run."""
 
 
 def train(student, scored, folder, config=CONFIG, die_after=None, **changes):
@@ -40,19 +37,6 @@ def train(student, scored, folder, config=CONFIG, die_after=None, **changes):
         windows=len(scored.tokens),
         **changes,
     )
-
-
-class Dying:
-    """A dataset that raises after some batches."""
-
-    def __init__(self, dataset, after):
-        self._dataset, self._after = dataset, after
-
-    def take(self, count):
-        for i, batch in enumerate(self._dataset.take(count)):
-            if i == self._after:
-                raise Killed
-            yield batch
 
 
 @pytest.mark.slow
