@@ -5,6 +5,8 @@ leaves them out. All others use tiny random models.
 """
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import keras_hub
@@ -64,28 +66,42 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def tiny_teacher(tiny_tokenizer: Tokenizer) -> Gemma:
-    """A random Gemma of 7 layers (the sixth is global), hidden 32, window 16, with logits that spread by about 1."""
-    backbone = keras_hub.models.Gemma3Backbone(
-        vocabulary_size=tiny_tokenizer.vocabulary_size,
-        image_size=None,
-        num_layers=7,
-        num_query_heads=4,
-        num_key_value_heads=2,
-        hidden_dim=32,
-        intermediate_dim=48,
-        head_dim=8,
-        use_post_ffw_norm=True,
-        use_post_attention_norm=True,
-        use_sliding_window_attention=True,
-        sliding_window_size=16,
-        dtype="float32",
-    )
-    random = np.random.default_rng(0)
-    for weight in backbone.weights:
-        # Norm scales too: zeros would hide a norm that was forgotten.
-        weight.assign(random.normal(scale=0.2, size=weight.shape).astype("float32"))
-    return Gemma(backbone, tiny_tokenizer)
+def make_gemma(tiny_tokenizer: Tokenizer) -> Callable[..., Gemma]:
+    """Fresh random Gemmas, hidden 32, window 16, with logits that spread by about 1; the same seed and sizes give the same weights."""
+
+    def make(seed: int = 0, **sizes: Any) -> Gemma:
+        defaults = {
+            "num_layers": 2,
+            "num_query_heads": 4,
+            "num_key_value_heads": 2,
+            "hidden_dim": 32,
+            "intermediate_dim": 64,
+            "head_dim": 8,
+            "dtype": "float32",
+        }
+        backbone = keras_hub.models.Gemma3Backbone(
+            vocabulary_size=tiny_tokenizer.vocabulary_size,
+            image_size=None,
+            use_query_key_norm=True,
+            use_post_ffw_norm=True,
+            use_post_attention_norm=True,
+            use_sliding_window_attention=True,
+            sliding_window_size=16,
+            **{**defaults, **sizes},
+        )
+        random = np.random.default_rng(seed)
+        for weight in backbone.weights:
+            # Norm scales too: zeros would hide a norm that was forgotten.
+            weight.assign(random.normal(scale=0.2, size=weight.shape).astype("float32"))
+        return Gemma(backbone, tiny_tokenizer)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(make_gemma: Callable[..., Gemma]) -> Gemma:
+    """A random Gemma of 7 layers (the sixth is global) and 48 neurons, which no block of 32 divides; the others as of `make_gemma`."""
+    return make_gemma(num_layers=7, intermediate_dim=48)
 
 
 @pytest.fixture(scope="session")

@@ -304,7 +304,7 @@ def test_the_longest_pattern_decides_in_whatever_order_they_come():
         ({"scheme": "int4_channel", "overrides": {"embedding": 4}}, "quantization.overrides.embedding must be text, not 4"),
         ({"scheme": "int4_channel", "overrides": ["embedding"]}, "quantization.overrides must be a section of names and text"),
         ({"activations": "int8"}, "quantization.activations must be one of dynamic_int8"),
-        ({"epochs": 0}, "quantization.epochs must be above 0, not 0"),
+        ({"epochs": -1}, "quantization.epochs must be at least 0, not -1"),
         ({"learning_rate": 0}, "quantization.learning_rate must be above 0 or null, not 0"),
         ({"freeze_fraction": 1}, "quantization.freeze_fraction must be at least 0 and below 1, not 1"),
         ({"targets": "labels"}, "quantization.targets must be student or teacher, not 'labels'"),

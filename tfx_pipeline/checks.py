@@ -13,7 +13,7 @@ def check_inputs(config: Config) -> None:
     Raises:
       MissingExtraError: if TFX is missing, or what the export needs.
       WeightsError: if the teacher, or the preset that the student's sizes come from, is unknown, out of reach or damaged.
-      ConfigError: if the student does not fit the teacher.
+      ConfigError: if the student does not fit the teacher, or the quantisation the student.
       CorpusError: if the corpus can't be read or has no documents.
     """
     _check_package("tfx", "tfx", "gemma-distill run")
@@ -26,10 +26,11 @@ def check_inputs(config: Config) -> None:
 
 def _check_models(config: Config) -> None:
     from gemma_tf_distill.gemma.presets import preset_architecture
-    from gemma_tf_distill.gemma.student import check_layers
+    from gemma_tf_distill.gemma.student import check_layers, student_architecture
     from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
     from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
     from gemma_tf_distill.gemma.width_cut import check_cut
+    from gemma_tf_distill.quantization.layout import weight_schemes
 
     teacher = describe_source(config.teacher.source)
     student = config.student
@@ -42,6 +43,8 @@ def _check_models(config: Config) -> None:
         check_cut(student.cut, teacher)
     if student.preset is not None:
         preset_architecture(student.preset, "student.preset")
+    if config.quantization.scheme:
+        weight_schemes(config.quantization, student_architecture(student, teacher))
     tokenizer = load_tokenizer(config.teacher.source)
     if isinstance(student.vocabulary, int):
         # Of no counts at all, the smallest vocabulary that there can be.

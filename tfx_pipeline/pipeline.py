@@ -1,7 +1,7 @@
 """The whole pipeline: from text to files that run, pushed only if they are good enough.
 
 CorpusGen → StatisticsGen → SchemaGen → ExampleValidator
-    └─────→ TeacherScorer → Distiller → Exporter → Baseline → Evaluator → Pusher
+    └─────→ TeacherScorer → Distiller (→ Quantizer) → Exporter → Baseline → Evaluator → Pusher
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from components.exporter.component import Exporter, exporter_config
 from components.pusher.component import Pusher
 from components.quality_gate.baseline import LatestOtherBlessedModelStrategy
 from components.quality_gate.eval_config import SPLIT, create_eval_config
+from components.quantizer.component import Quantizer, quantizer_config
 from components.teacher_scorer.component import TeacherScorer, teacher_scorer_config
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.fingerprint import corpus_fingerprint
@@ -79,8 +80,18 @@ def create_pipeline(
         config=distiller_config(config, **fingerprints),
         source_digest=source_digest("components.distiller.component"),
     )
+    student, quantizers = distiller.outputs["student"], []
+    if config.quantization.scheme:
+        quantizer = Quantizer(
+            student=student,
+            examples=scored,
+            tokenizer=tokenizer,
+            config=quantizer_config(config, **fingerprints),
+            source_digest=source_digest("components.quantizer.component"),
+        )
+        student, quantizers = quantizer.outputs["quantized_student"], [quantizer]
     exporter = Exporter(
-        student=distiller.outputs["student"],
+        student=student,
         config=exporter_config(config),
         source_digest=source_digest("components.exporter.component"),
     )
@@ -105,7 +116,7 @@ def create_pipeline(
         model=candidate,
         model_blessing=evaluator.outputs["blessing"],
         model_evaluation=evaluator.outputs["evaluation"],
-        student=distiller.outputs["student"],
+        student=student,
         tokenizer=tokenizer,
         examples=scored,
         push_directory=push_directory,
@@ -123,6 +134,7 @@ def create_pipeline(
             example_validator,
             teacher_scorer,
             distiller,
+            *quantizers,
             exporter,
             baseline,
             evaluator,

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
+from components.distiller.inputs import METRICS_FILE
 from components.pusher import manifest
 from components.quality_gate.results import OVERALL, read_failures, read_metrics
 from gemma_tf_distill.config import Config
@@ -102,7 +103,8 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
     evaluation = nodes["Evaluator"].outputs["evaluation"].uri
     blessed = nodes["Evaluator"].outputs["blessing"].custom_properties["blessed"].int_value == 1
     metrics = read_metrics(evaluation).get(OVERALL, {})
-    student = _read_json(os.path.join(nodes["Distiller"].outputs["student"].uri, "metrics.json"))
+    trained = nodes["Quantizer"].outputs["quantized_student"] if "Quantizer" in nodes else nodes["Distiller"].outputs["student"]
+    student = _read_json(os.path.join(trained.uri, METRICS_FILE))
     model = nodes["Exporter"].outputs["model"].uri
     pushed = nodes["Pusher"].outputs["pushed_model"].custom_properties
     version = pushed["pushed_destination"].string_value if pushed["pushed"].int_value == 1 else None
@@ -166,8 +168,8 @@ def _without_nan(value: Any) -> Any:
 
 
 def _quantised(student: Mapping[str, Any]) -> dict[str, Any]:
-    """What a quantised student was on the way, of the Distiller's metrics; nothing for one that stayed in float."""
-    if not student["quantization"]:
+    """What a quantised student was on the way, of the Quantizer's metrics; nothing for one that stayed in float."""
+    if "quantization" not in student:
         return {}
     return {
         **{key: student[key] for key in ("quantization", "heldout_nll_float", "heldout_nll_ptq")},

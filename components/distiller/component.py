@@ -14,7 +14,7 @@ from gemma_tf_distill.config import Config
 
 def distiller_config(config: Config, corpus_fingerprint: str, teacher_fingerprint: str) -> str:
     """What training depends on, as the component's `config`; arguments as of `teacher_scorer_config`."""
-    sections = json.loads(config.to_json("student", "distillation", "training", "quantization"))
+    sections = json.loads(config.to_json("student", "distillation", "training"))
     sections["student"].pop("vocabulary")
     teacher = {
         "teacher": config.teacher.source,
@@ -33,20 +33,18 @@ def Distiller(
     config: Parameter[str],
     source_digest: Parameter[str],
 ) -> None:
-    """Trains the student, and the control where the config asks for one; with a scheme, the student then for its integers.
+    """Trains the student in float, and the control where the config asks for one.
 
     Args:
       examples: windows with the teacher's targets, as TeacherScorer writes them.
       tokenizer: the student's vocabulary.
-      student: `student/` and `control/` (folders of `Gemma.save`) and `metrics.json`. A quantised student lies on its lattices, and
-        its held-out figures are those of what it will run as; `heldout_nll_float` is from before, and `heldout_nll_ptq` that of the
-        same student rounded without training.
+      student: `student/` and `control/` (folders of `Gemma.save`) and `metrics.json`.
       model_run: TensorBoard event files of all runs.
       config: `distiller_config`.
       source_digest: of this component's code, so that changed code is run again.
 
     Raises:
-      ConfigError: if the layers do not fit the teacher, or the quantisation the student.
+      ConfigError: if the layers do not fit the teacher.
       DivergenceError: if the loss is not finite.
       TargetsError: if the targets are damaged, or of something else than the config says.
     """

@@ -20,7 +20,7 @@ def exporter_config(config: Config) -> str:
             "window": config.corpus.window,
             "top_k": config.distillation.top_k,
             "export": dataclasses.asdict(config.export),
-            "quantization": {"scheme": config.quantization.scheme, "overrides": dict(config.quantization.overrides)},
+            "quantization": config.quantization.numbers,
         },
         sort_keys=True,
     )
@@ -36,10 +36,10 @@ def Exporter(
     """Exports the student.
 
     Args:
-      student: as Distiller writes it.
-      model: `Format-Serving/`, the SavedModel that the Evaluator judges; `files/`, with `tokenizer.model` and, if asked for,
-        `model.tflite`, in the integers of the student's scheme where it has one; `export.json`: `samples` (`prompt`, `teacher`,
-        `student`), `seconds`, `formats` and `quantization` (`scheme` and `overrides`, or null).
+      student: as Distiller or Quantizer writes it.
+      model: `Format-Serving/`, the SavedModel that the Evaluator judges, one byte a weight where the student has a scheme; `files/`,
+        with `tokenizer.model` and, if asked for, `model.tflite`, in the integers of that scheme; `export.json`: `samples` (`prompt`,
+        `teacher`, `student`), `seconds`, `formats` and `quantization` (`scheme` and `overrides`, or null).
       config: `exporter_config`.
       source_digest: of this component's code, so that changed code is run again.
 

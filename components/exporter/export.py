@@ -52,6 +52,7 @@ def export(student_uri: str, model_uri: str, config: str) -> None:
         max_new_tokens=options.max_new_tokens,
         window=settings["window"],
         top_k=settings["top_k"],
+        quantization=quantization,
     )
     step()
     completions = verify_saved_model(serving, student, options.prompts, options.max_new_tokens)

@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 from collections.abc import Mapping
+from typing import Any
 
 from gemma_tf_distill.config.checking import check
 
@@ -33,7 +34,7 @@ class QuantizationConfig:
       activations: what enters each product: `dynamic_int8` (a scale and zero point for each token, as LiteRT's CPU kernels do it),
         `dynamic_int8_symmetric` (a scale only), `fp8` (E4M3, and E5M2 for the gradients of each product, with delayed scaling) or
         `none`. Null: `dynamic_int8`, and `fp8` where the scheme is `fp8_e4m3`.
-      epochs: passes over the training windows; a fraction is allowed.
+      epochs: passes over the training windows; a fraction is allowed, and 0 is plain post-training quantisation.
       learning_rate: its peak; none: the scheme's own.
       freeze_fraction: share of the steps, the last ones, in which scales no longer follow their weights.
       targets: whose probabilities are learned: the `student`'s own from before, or the `teacher`'s (Gemma Team 2025, section 2.3).
@@ -59,7 +60,7 @@ class QuantizationConfig:
             f"one of {', '.join(ACTIVATIONS)} or null",
             self.activations,
         )
-        check(self.epochs > 0, "quantization.epochs", "above 0", self.epochs)
+        check(self.epochs >= 0, "quantization.epochs", "at least 0", self.epochs)
         check(self.learning_rate is None or self.learning_rate > 0, "quantization.learning_rate", "above 0 or null", self.learning_rate)
         check(0 <= self.freeze_fraction < 1, "quantization.freeze_fraction", "at least 0 and below 1", self.freeze_fraction)
         check(self.targets in ("student", "teacher"), "quantization.targets", "student or teacher", self.targets)
@@ -75,6 +76,11 @@ class QuantizationConfig:
         if self.scheme is None:
             return "none"
         return self.activations or ("fp8" if self.scheme == "fp8_e4m3" else "dynamic_int8")
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What the stored numbers depend on, for JSON: `scheme` and `overrides`."""
+        return {"scheme": self.scheme, "overrides": dict(self.overrides)}
 
     def scheme_of(self, name: str) -> str | None:
         """The scheme of a weight, such as `embedding` or `layers.0.query`; none where it stays float.

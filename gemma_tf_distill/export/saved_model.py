@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.export.decoding import greedy_completions
 from gemma_tf_distill.export.files import published
 from gemma_tf_distill.export.text import stop_ids
 from gemma_tf_distill.export.token_sums import token_sums
-from gemma_tf_distill.gemma.functional import shape_of, weights_of
+from gemma_tf_distill.export.weight_store import WeightStore
+from gemma_tf_distill.gemma.functional import shape_of
 from gemma_tf_distill.gemma.model import Gemma
 
 SERVING = "serving_default"
@@ -28,15 +30,23 @@ class ServingModule(tf.Module):
       context_length: int32 [], tokens that prompt and completion may have together.
     """
 
-    def __init__(self, gemma: Gemma, *, context_length: int, max_new_tokens: int, window: int, top_k: int):
+    def __init__(
+        self,
+        gemma: Gemma,
+        *,
+        context_length: int,
+        max_new_tokens: int,
+        window: int,
+        top_k: int,
+        quantization: QuantizationConfig | None = None,
+    ):
         """Copies the weights of `gemma`; see `export_saved_model` for the rest."""
         # The graph's tokenizer is a TensorFlow operation that only this package registers.
         import tensorflow_text
 
         super().__init__()
         self._shape = shape_of(gemma)
-        # All of them, not only the trainable ones: SavedModel drops what is not tracked without a word.
-        self._weights = {name: tf.Variable(value, trainable=False) for name, value in weights_of(gemma).items()}
+        self._weights = WeightStore(gemma, quantization)
         # FastSentencepieceTokenizer builds for this BPE model and returns wrong ids.
         self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=gemma.tokenizer.proto, out_type=tf.int32)
         self._bos_id = gemma.tokenizer.bos_id
@@ -65,13 +75,13 @@ class ServingModule(tf.Module):
         first = tf.maximum(lengths - (self.context_length - max_new_tokens - 1), 1)
         positions = tf.ragged.range(lengths)
         kept = tf.ragged.boolean_mask(ids, tf.logical_or(positions == 0, positions >= first[:, tf.newaxis]))
-        found = greedy_completions(self._shape, self._weights, kept, max_new_tokens, self._stops)
+        found = greedy_completions(self._shape, self._weights.read(), kept, max_new_tokens, self._stops)
         return {"text": self._tokenizer.detokenize(found), "token_ids": found.to_tensor()}
 
     @_graph(tf.TensorSpec([None], tf.string, name="examples"))
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The signature `eval`."""
-        return token_sums(self._shape, self._weights, examples, self._window, self._top_k)
+        return token_sums(self._shape, self._weights.read(), examples, self._window, self._top_k)
 
     @_graph(tf.TensorSpec([None], tf.string, name="prompt"))
     def count_tokens(self, prompt: tf.Tensor) -> tf.Tensor:
@@ -79,8 +89,17 @@ class ServingModule(tf.Module):
         return tf.cast(self._prompt_ids(prompt).row_lengths(), tf.int32)
 
 
-def export_saved_model(gemma: Gemma, path: str, *, context_length: int, max_new_tokens: int, window: int, top_k: int) -> None:
-    """Writes a model as a float32 SavedModel, whole or not at all.
+def export_saved_model(
+    gemma: Gemma,
+    path: str,
+    *,
+    context_length: int,
+    max_new_tokens: int,
+    window: int,
+    top_k: int,
+    quantization: QuantizationConfig | None = None,
+) -> None:
+    """Writes a model as a SavedModel, whole or not at all. It computes in float32.
 
     Signatures:
       `serving_default`: `prompt` string [B] to `text` string [B], the completions without their prompts. Greedy; a completion ends
@@ -98,8 +117,16 @@ def export_saved_model(gemma: Gemma, path: str, *, context_length: int, max_new_
       max_new_tokens: tokens that `serving_default` adds at the most.
       window: tokens in the windows that `eval` reads.
       top_k: teacher words a token in those windows.
+      quantization: with a scheme: its matrices are stored in one byte a weight, with their scales, and multiplied out when a signature
+        runs; what enters the products stays float32. None: all is float32.
+
+    Raises:
+      ConfigError: as of `quantized_weights`.
+      WeightsError: likewise.
     """
-    module = ServingModule(gemma, context_length=context_length, max_new_tokens=max_new_tokens, window=window, top_k=top_k)
+    module = ServingModule(
+        gemma, context_length=context_length, max_new_tokens=max_new_tokens, window=window, top_k=top_k, quantization=quantization
+    )
     signatures = {SERVING: module.serve, GENERATE: module.generate, EVAL: module.evaluate}
     with published(path) as beside:
         tf.saved_model.save(module, beside, signatures=signatures)

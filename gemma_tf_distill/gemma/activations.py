@@ -37,9 +37,12 @@ class BlockActivations(NamedTuple):
     leaving: tf.Tensor
 
 
-def embedded(backbone: keras_hub.models.Gemma3Backbone, token_ids: tf.Tensor) -> tf.Tensor:
-    """What enters the first block: int32 [B, N] to [B, N, D] in the compute dtype, multiplied by the square root of D."""
-    x = backbone.token_embedding(token_ids)
+def embedded(backbone: keras_hub.models.Gemma3Backbone, token_ids: tf.Tensor, rows: tf.Tensor | None = None) -> tf.Tensor:
+    """What enters the first block: int32 [B, N] to [B, N, D] in the compute dtype, multiplied by the square root of D.
+
+    `rows` are the tokens' rows of the embedding, [B, N, D], where they have been looked up already.
+    """
+    x = backbone.token_embedding(token_ids) if rows is None else tf.cast(rows, backbone.compute_dtype)
     return x * keras.ops.cast(keras.ops.sqrt(backbone.hidden_dim), x.dtype)
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import keras_hub
@@ -53,7 +54,7 @@ def build_student(
     elif config.sizes is not None:
         sizes = architecture(vocabulary_size=len(vocabulary.kept_ids), **dataclasses.asdict(config.sizes))
     else:
-        layers = range(teacher.backbone.num_layers) if config.layers is None else config.layers
+        layers = kept_layers(config, teacher.backbone.num_layers) or ()
         if config.cut is None:
             return _from_layers(teacher, layers, vocabulary, dtype)
         # Before anything is copied.
@@ -65,6 +66,33 @@ def build_student(
     keras.utils.set_random_seed(seed)
     backbone = keras_hub.models.Gemma3Backbone(**sizes | {"vocabulary_size": len(vocabulary.kept_ids)}, dtype=dtype)
     return Gemma(backbone, vocabulary.tokenizer)
+
+
+def student_architecture(config: StudentConfig, teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of the student that a config describes, without making it: arguments of `keras_hub.models.Gemma3Backbone`.
+
+    Args:
+      config: one that fits the teacher.
+      teacher: the teacher's, such as `describe_source` gives it. The vocabulary's size is that of the teacher, or of the preset.
+
+    Raises:
+      WeightsError: for an unknown preset.
+    """
+    if config.preset is not None:
+        return preset_architecture(config.preset, "student.preset")
+    if config.sizes is not None:
+        return architecture(vocabulary_size=teacher["vocabulary_size"], **dataclasses.asdict(config.sizes))
+    cut = {} if config.cut is None else dataclasses.asdict(config.cut)
+    changed = {name: cut[name] for name in ("hidden_dim", "intermediate_dim", "num_query_heads") if cut.get(name) is not None}
+    layers = kept_layers(config, teacher["num_layers"]) or ()
+    return {**teacher, "num_layers": len(layers), **changed}
+
+
+def kept_layers(config: StudentConfig, num_layers: int) -> tuple[int, ...] | None:
+    """The layers of a teacher of `num_layers` that a student begins as; none where it begins anew."""
+    if not config.starts_from_teacher:
+        return None
+    return tuple(range(num_layers)) if config.layers is None else config.layers
 
 
 def check_layers(layers: Sequence[int], num_layers: int) -> None:

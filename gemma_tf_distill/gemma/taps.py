@@ -37,6 +37,7 @@ def forward(
     attention_maps: Collection[int] = (),
     layer_scales: tf.Tensor | None = None,
     last: int | None = None,
+    rows: tf.Tensor | None = None,
 ) -> Tapped:
     """Runs a causal text backbone. KerasHub's own dropout, which no Gemma 3 has, stays off.
 
@@ -48,6 +49,7 @@ def forward(
       layer_scales: float32 [layers, B], a factor on what each layer adds to the residual stream of each window (stochastic depth:
         Huang et al. 2016, section 3): 0 leaves the layer out, 1 changes nothing, to the bit. None: 1 everywhere.
       last: the last layer to run, where the final states are not wanted; none: all layers and the final norm.
+      rows: [B, N, D], the tokens' rows of the embedding (`tied_embedding`); none: they are looked up here.
 
     Raises:
       ValueError: if a layer is named that is not run.
@@ -58,7 +60,7 @@ def forward(
         if not 0 <= layer < min(end, len(layers)):
             raise ValueError(f"layer {layer} is not run: choose among 0 to {min(end, len(layers)) - 1}, of {len(layers)} layers in all")
 
-    x = embedded(backbone, inputs["token_ids"])
+    x = embedded(backbone, inputs["token_ids"], rows)
     states, maps = {}, {}
     for index, layer in enumerate(layers[:end]):
         if index in attention_maps:

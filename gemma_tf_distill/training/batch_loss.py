@@ -8,6 +8,7 @@ from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.taps import forward, visible_keys
+from gemma_tf_distill.gemma.tied_embedding import tied_embedding
 from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.transfer.distillation_loss import DistillationLoss
@@ -57,14 +58,15 @@ def batch_loss(
     inputs = model_inputs(batch["tokens"])
     labels, _ = labels_and_mask(batch["tokens"])
     with forward_as(quantization, training=True) as head_input:
+        rows, embedding = tied_embedding(student.backbone.token_embedding.embeddings.value, inputs["token_ids"])
         mine = forward(
             student.backbone,
             inputs,
             hidden_states=pairs.student_hidden_states,
             attention_maps=pairs.student_attention_maps,
             layer_scales=layer_scales,
+            rows=rows,
         )
-        embedding = student.backbone.token_embedding.embeddings.value
     student_outputs = StudentOutputs(
         labels=labels,
         mask=counting_mask(batch),

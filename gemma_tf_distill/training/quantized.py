@@ -12,6 +12,7 @@ import tensorflow as tf
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
 from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.gemma.model import Gemma, new_backbone
+from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 
 
@@ -36,7 +37,7 @@ def fit_quantized(
       batches: as of the training in float. With the student's own probabilities only the tokens are read.
       training: batches, clipping and so on are the same; epochs and learning rate are the quantization's, and no layer is left out.
       distillation: of the training in float; what it says of the teacher holds where the targets are the teacher's.
-      quantization: with a scheme.
+      quantization: with a scheme; of no epochs: the student is only rounded.
       windows: how many there are to train on.
       teacher: over the student's vocabulary, where the targets are the teacher's and `distillation.needs_live_teacher`.
       kept_layers: the teacher's layers that the student began as, where it did.
@@ -46,6 +47,9 @@ def fit_quantized(
       ConfigError: without a scheme, and as of `fit`.
     """
     check(quantization.scheme is not None, "quantization.scheme", "given for quantised training", quantization.scheme)
+    if not quantization.epochs:
+        ModelQuantization(student, quantization).settle()
+        return
     training = dataclasses.replace(training, epochs=quantization.epochs, learning_rate=quantization.peak_learning_rate, layer_dropout=0.0)
     if quantization.targets == "student":
         distillation = DistillationConfig(alpha=1.0, targets="dense")

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from gemma_tf_distill.config import QuantizationConfig, StudentConfig, StudentSizes
+from gemma_tf_distill.config import QuantizationConfig, StudentConfig
 from gemma_tf_distill.errors import ConfigError, MissingExtraError, WeightsError
 from gemma_tf_distill.export import litert
 from gemma_tf_distill.export.litert_quantization import _buffer, _products, stored_weights
@@ -27,22 +27,10 @@ SCHEMES = {
 }
 
 
-def random_model(tiny_teacher, seed=0, hidden_dim=32, intermediate_dim=64):
-    """Two layers whose logits spread by about 1."""
-    sizes = StudentSizes(
-        num_layers=2, hidden_dim=hidden_dim, intermediate_dim=intermediate_dim, num_query_heads=4, num_key_value_heads=2, head_dim=8
-    )
-    model = build_student(StudentConfig(sizes=sizes), tiny_teacher, full_vocabulary(tiny_teacher.tokenizer), seed=0)
-    random = np.random.default_rng(seed)
-    for weight in model.backbone.weights:
-        weight.assign(random.normal(scale=0.2, size=weight.shape).astype("float32"))
-    return model
-
-
 @pytest.fixture(scope="module")
-def model(tiny_teacher):
+def model(make_gemma):
     """With rows and blocks of zeros, and blocks of numbers so small that their scale would be below the least."""
-    model = random_model(tiny_teacher)
+    model = make_gemma()
     down = model.backbone.transformer_layers[1].ffw_linear.kernel
     values = down.numpy()
     values[:, :8] = 0
@@ -91,9 +79,9 @@ def test_what_is_read_is_what_the_student_computes_with(exported):
     assert len(found) == 1 + 7 * 2
 
 
-def test_another_students_integers_are_named(exported, tiny_teacher):
+def test_another_students_integers_are_named(exported, make_gemma):
     config, student, path = exported
-    other = fake_quantized(random_model(tiny_teacher, seed=0), config)
+    other = fake_quantized(make_gemma(seed=0), config)
     kernel = other.backbone.transformer_layers[0].gating_ffw_2.kernel
     for weight, same in zip(other.backbone.weights, student.backbone.weights, strict=True):
         weight.assign(same)
@@ -118,16 +106,16 @@ def test_scales_of_one_signature_are_compared_too(exported, tmp_path):
         verify_litert_weights(str(tmp_path / "model.tflite"), student, config)
 
 
-def test_another_students_predictions_are_found_out(exported, windows, tiny_teacher):
+def test_another_students_predictions_are_found_out(exported, windows, make_gemma):
     config, _, path = exported
-    other = fake_quantized(random_model(tiny_teacher, seed=9), config)
+    other = fake_quantized(make_gemma(seed=9), config)
     with pytest.raises(ParityError, match="does not compute what the student computes"):
         verify_litert(str(path), other, windows, config)
 
 
-def test_large_buffers_lie_behind_the_flatbuffer_and_are_missed_when_they_are_cut_off(tiny_teacher, tmp_path, windows):
+def test_large_buffers_lie_behind_the_flatbuffer_and_are_missed_when_they_are_cut_off(make_gemma, tmp_path, windows):
     config, path = SCHEMES["int8"], tmp_path / "model.tflite"
-    student = fake_quantized(random_model(tiny_teacher, hidden_dim=128, intermediate_dim=512), config)
+    student = fake_quantized(make_gemma(hidden_dim=128, intermediate_dim=512), config)
     litert.export_litert(student, str(path), context_length=48, prefill_lengths=(), quantization=config)
     verify_litert_weights(str(path), student, config)
     verify_litert(str(path), student, windows[:1], config)

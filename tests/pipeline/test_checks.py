@@ -28,6 +28,32 @@ def test_a_student_that_the_teacher_can_not_be_made_into(saved_teacher, student,
         check_inputs(config_from_dict(config))
 
 
+@pytest.mark.parametrize(
+    ("student", "quantization", "message"),
+    [
+        (
+            {"layers": [0, 1]},
+            {"scheme": "int4_block128"},
+            r"cuts the inputs of embedding into blocks of 128, but there are 32",
+        ),
+        (
+            {"layers": [0, 1], "cut": {"intermediate_dim": 24}},
+            {"scheme": "int4_block32"},
+            r"int4_block32 cuts the inputs of layers\.0\.down into blocks of 32, but there are 24",
+        ),
+        (
+            {"layers": [0, 1]},
+            {"scheme": "int8_channel", "overrides": {"layers.2.*": "float"}},
+            r"quantization\.overrides names 'layers\.2\.\*', which no weight matches: there are embedding and layers\.0 to layers\.1",
+        ),
+    ],
+)
+def test_a_scheme_that_the_student_can_not_take(saved_teacher, student, quantization, message):
+    config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}, "student": student}
+    with pytest.raises(ConfigError, match=message):
+        check_inputs(config_from_dict({**config, "quantization": quantization}))
+
+
 def test_a_cut_that_fits_passes(saved_teacher):
     student = {"layers": [0, 1], "cut": {"hidden_dim": 24, "intermediate_dim": 48, "num_query_heads": 2}}
     config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}, "student": student}

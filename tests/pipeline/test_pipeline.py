@@ -13,6 +13,7 @@ BASE = {
     "student": {"layers": [0, 1]},
     "gates": {"max_heldout_nll": 4.0},
 }
+QUANTIZED = {**BASE, "quantization": {"scheme": "int4_channel"}}
 EVERY = {"CorpusGen", "TeacherScorer", "Distiller", "Exporter", "Evaluator", "Pusher"}
 
 
@@ -23,8 +24,9 @@ def parameters(config: Config) -> dict[str, dict]:
 
 
 def changed(change: dict) -> set[str]:
-    sections = {key: {**BASE.get(key, {}), **value} if isinstance(value, dict) else value for key, value in change.items()}
-    before, after = parameters(config_from_dict(BASE)), parameters(config_from_dict({**BASE, **sections}))
+    sections = {key: {**QUANTIZED.get(key, {}), **value} if isinstance(value, dict) else value for key, value in change.items()}
+    base = QUANTIZED if "quantization" in change else BASE
+    before, after = parameters(config_from_dict(base)), parameters(config_from_dict({**base, **sections}))
     return {node for node in before if before[node] != after[node]}
 
 
@@ -39,6 +41,9 @@ def changed(change: dict) -> set[str]:
         ({"distillation": {"alpha": 0.9}}, {"Distiller", "Pusher"}),
         ({"export": {"max_new_tokens": 7}}, {"Exporter", "Pusher"}),
         ({"teacher": {"batch_size": 3}}, {"TeacherScorer", "Pusher"}),
+        # Never the Distiller, whose student is in float.
+        ({"quantization": {"epochs": 2.0}}, {"Quantizer", "Pusher"}),
+        ({"quantization": {"scheme": "int8_channel"}}, {"Quantizer", "Exporter", "Pusher"}),
     ],
     ids=str,
 )
@@ -57,13 +62,14 @@ def test_the_corpus_reaches_everything_that_reads_windows():
         ("components.corpus_gen.component", "CorpusGen"),
         ("components.teacher_scorer.component", "TeacherScorer"),
         ("components.distiller.component", "Distiller"),
+        ("components.quantizer.component", "Quantizer"),
         ("components.exporter.component", "Exporter"),
         ("components.quality_gate.metrics", "Evaluator"),
         ("components.pusher.component", "Pusher"),
     ],
 )
 def test_changed_code_reaches_its_node(monkeypatch, module, node):
-    config = config_from_dict(BASE)
+    config = config_from_dict(QUANTIZED)
     before = parameters(config)
     digest = pipeline_module.source_digest
     monkeypatch.setattr(pipeline_module, "source_digest", lambda name: digest(name)[::-1] if name == module else digest(name))
@@ -83,3 +89,12 @@ def test_the_evaluator_judges_the_exported_model_and_the_pusher_waits_for_it():
     assert pipeline.enable_cache
     # Beam's DirectRunner would look for another runner on the network first.
     assert "--runner=FnApiRunner" in pipeline.beam_pipeline_args
+
+
+def test_a_scheme_puts_its_training_between_distiller_and_exporter():
+    pipeline = create_pipeline(config_from_dict(QUANTIZED), "/artifacts", metadata_store_pb2.ConnectionConfig(), "/pushed")
+    nodes = {component.id: component for component in pipeline.components}
+    student = nodes["Quantizer"].outputs["quantized_student"]
+    assert nodes["Quantizer"].inputs["student"] is nodes["Distiller"].outputs["student"]
+    assert nodes["Exporter"].inputs["student"] is student
+    assert nodes["Pusher"].inputs["student"] is student

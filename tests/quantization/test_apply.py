@@ -31,8 +31,8 @@ def run(model, tokens):
     return states, model.backbone.token_embedding.embeddings.value
 
 
-def test_rows_are_those_of_the_exported_model(make_model):
-    model = make_model()
+def test_rows_are_those_of_the_exported_model(make_gemma):
+    model = make_gemma()
     expected = weights_of(model)
     weights = matmul_weights(model.backbone)
     assert set(weights) == {name for name, value in expected.items() if value.ndim == 2}
@@ -44,8 +44,8 @@ def test_rows_are_those_of_the_exported_model(make_model):
 
 
 @pytest.mark.parametrize("config", EVERY, ids=lambda config: config.scheme)
-def test_fake_quantized_is_codes_times_scales_to_the_bit(make_model, config):
-    model = make_model()
+def test_fake_quantized_is_codes_times_scales_to_the_bit(make_gemma, config):
+    model = make_gemma()
     copy = fake_quantized(model, config)
     stored, schemes = quantized_weights(model, config), weight_schemes(config, model.config)
     before, after = weights_of(model), weights_of(copy)
@@ -65,9 +65,9 @@ def test_fake_quantized_is_codes_times_scales_to_the_bit(make_model, config):
         np.testing.assert_array_equal(weight.scales, stored[name].scales)
 
 
-def test_the_forward_pass_quantises_every_product_as_the_runtime_does(make_model, tokens):
+def test_the_forward_pass_quantises_every_product_as_the_runtime_does(make_gemma, tokens):
     """Held to the exported model's forward pass with quantised weights and every linear layer's input quantised."""
-    model, config = make_model(), QuantizationConfig(scheme="int4_block32")
+    model, config = make_gemma(), QuantizationConfig(scheme="int4_block32")
     with ModelQuantization(model, config).forward(training=False) as head_input:
         states, embedding = run(model, tokens)
         found = tf.matmul(head_input(states), embedding, transpose_b=True)
@@ -91,8 +91,8 @@ def test_the_forward_pass_quantises_every_product_as_the_runtime_does(make_model
     assert np.median(np.abs(plain - expected)) > 1e-3
 
 
-def test_nothing_of_it_stays_behind(make_model, tokens):
-    model = make_model()
+def test_nothing_of_it_stays_behind(make_gemma, tokens):
+    model = make_gemma()
     plain = run(model, tokens)[0].numpy()
     quantization = ModelQuantization(model, QuantizationConfig(scheme="int4_channel"))
     with quantization.forward(training=False) as outer, quantization.forward(training=False):
@@ -107,13 +107,13 @@ def test_nothing_of_it_stays_behind(make_model, tokens):
 
 @pytest.mark.parametrize("config", [EVERY[1], EVERY[3]], ids=lambda config: config.scheme)
 @pytest.mark.slow
-def test_a_compiled_step_learns_and_settles_on_the_lattice(make_model, tokens, config):
-    student = make_model(num_layers=1)
+def test_a_compiled_step_learns_and_settles_on_the_lattice(make_gemma, tokens, config):
+    student = make_gemma(num_layers=1)
     training = TrainingConfig(batch_size=4, accumulation_steps=2, learning_rate=1e-2, warmup_fraction=0)
     quantization = ModelQuantization(student, config)
     trainer = DistillationTrainer(training, DistillationConfig(targets="dense"), total_steps=20, quantization=quantization)
     optimizer = make_optimizer(training, 20, student.backbone.trainable_variables)
-    teacher = make_model(num_layers=1)
+    teacher = make_gemma(num_layers=1)
     losses, scales = [], []
     for _ in range(20):
         losses.append(float(trainer.train_step({"tokens": tokens}, teacher, student, optimizer)["loss"]))
@@ -132,13 +132,13 @@ def test_a_compiled_step_learns_and_settles_on_the_lattice(make_model, tokens, c
             np.testing.assert_array_equal(schemes[name].fake_quantize(tf.constant(value)), value)
     # Float weights were left alone, the teacher too.
     assert ("layers.0.query" in schemes) == ("layers.0.query" not in config.overrides)
-    np.testing.assert_array_equal(weights_of(teacher)["embedding"], weights_of(make_model(num_layers=1))["embedding"])
+    np.testing.assert_array_equal(weights_of(teacher)["embedding"], weights_of(make_gemma(num_layers=1))["embedding"])
 
 
-def test_gradients_go_straight_to_the_float_weights(make_model, tokens):
+def test_gradients_go_straight_to_the_float_weights(make_gemma, tokens):
     """On weights that lie on the lattice already the gradient is the float model's, but for the inputs' rounding."""
     config = QuantizationConfig(scheme="int8_channel", activations="none")
-    model = fake_quantized(make_model(), config)
+    model = fake_quantized(make_gemma(), config)
     variables = [variable.value for variable in model.backbone.trainable_variables]
 
     def gradients(quantization):
@@ -152,8 +152,8 @@ def test_gradients_go_straight_to_the_float_weights(make_model, tokens):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_mixed_precision_computes_in_bfloat16(make_model, tokens):
-    model = make_model(dtype="mixed_bfloat16")
+def test_mixed_precision_computes_in_bfloat16(make_gemma, tokens):
+    model = make_gemma(dtype="mixed_bfloat16")
     with ModelQuantization(model, QuantizationConfig(scheme="int4_channel")).forward(training=True) as head_input:
         states, embedding = run(model, tokens)
     assert head_input(states).dtype == tf.bfloat16
@@ -168,13 +168,13 @@ def test_mixed_precision_computes_in_bfloat16(make_model, tokens):
         (QuantizationConfig(scheme="int4_channel", overrides={"blocks.*": "float"}), r"there are embedding and layers.0 to layers.1 with"),
     ],
 )
-def test_configs_that_no_model_or_not_this_one_can_take(make_model, config, message):
+def test_configs_that_no_model_or_not_this_one_can_take(make_gemma, config, message):
     with pytest.raises(ConfigError, match=message):
-        ModelQuantization(make_model(), config)
+        ModelQuantization(make_gemma(), config)
 
 
-def test_weights_that_are_no_numbers_are_named(make_model):
-    model = make_model()
+def test_weights_that_are_no_numbers_are_named(make_gemma):
+    model = make_gemma()
     kernel = model.backbone.transformer_layers[1].ffw_linear.kernel
     value = kernel.numpy()
     value[3, 4] = np.nan
@@ -183,8 +183,8 @@ def test_weights_that_are_no_numbers_are_named(make_model):
         fake_quantized(model, QuantizationConfig(scheme="int4_channel"))
 
 
-def test_rows_of_zeros_stay_zero(make_model, tokens):
-    model = make_model()
+def test_rows_of_zeros_stay_zero(make_gemma, tokens):
+    model = make_gemma()
     embedding = model.backbone.token_embedding.embeddings
     embedding.assign(tf.zeros_like(embedding.value))
     for scheme in ("int4_channel", "int4_block32", "int8_channel", "fp8_e4m3"):
@@ -194,13 +194,13 @@ def test_rows_of_zeros_stay_zero(make_model, tokens):
             assert np.all(np.isfinite(run(model, tokens)[0]))
 
 
-def test_a_trainer_takes_only_the_model_that_its_quantization_was_made_of(make_model, tokens):
-    quantization = ModelQuantization(make_model(), QuantizationConfig(scheme="int4_channel"))
+def test_a_trainer_takes_only_the_model_that_its_quantization_was_made_of(make_gemma, tokens):
+    quantization = ModelQuantization(make_gemma(), QuantizationConfig(scheme="int4_channel"))
     with pytest.raises(ConfigError, match="give DistillationTrainer its total_steps"):
         DistillationTrainer(TrainingConfig(), DistillationConfig(), quantization=quantization)
     trainer = DistillationTrainer(TrainingConfig(), DistillationConfig(), total_steps=3, quantization=quantization)
     with pytest.raises(ConfigError, match="another model's"):
-        trainer.train_step({"tokens": tokens}, None, make_model(), None)
+        trainer.train_step({"tokens": tokens}, None, make_gemma(), None)
 
 
 def test_schemes_of_a_large_model_need_no_weights():

@@ -39,6 +39,13 @@ def train(student, scored, folder, config=CONFIG, die_after=None, **changes):
     )
 
 
+def test_no_epochs_are_plain_rounding(scored_windows, make_student, tmp_path):
+    student, plain = make_student(num_layers=1), make_student(num_layers=1)
+    train(student, scored_windows, tmp_path, dataclasses.replace(CONFIG, epochs=0))
+    for name, value in weights_of(fake_quantized(plain, CONFIG)).items():
+        np.testing.assert_array_equal(weights_of(student)[name], value)
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits_and_ends_on_the_lattice(scored_windows, make_student, tmp_path):
     whole, killed, plain = (make_student(num_layers=1) for _ in range(3))

@@ -1,4 +1,4 @@
-"""The Distiller's function trains a student for its integers, and the Exporter's writes them: on folders, without a pipeline."""
+"""A student is distilled, trained for its integers and written, by the components' functions: on folders, without a pipeline."""
 
 import json
 
@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.distiller import distil as distiller
 from components.distiller.component import distiller_config
+from components.distiller.distil import distil
 from components.exporter.component import exporter_config
 from components.exporter.export import export
+from components.quantizer.component import quantizer_config
+from components.quantizer.quantize import quantize
 from components.teacher_scorer.address import target_address, whole_address
 from gemma_tf_distill.config import QuantizationConfig, StudentConfig, StudentSizes, config_from_dict
 from gemma_tf_distill.data.examples import scored_example, target_example
-from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.litert_quantization import stored_weights
 from gemma_tf_distill.gemma.functional import weights_of
 from gemma_tf_distill.gemma.model import Gemma
@@ -71,30 +72,45 @@ def root(tiny_teacher, tmp_path_factory):
     return root
 
 
-def distil(root, config, name):
-    folder = root / name / "student" / "1"
-    distiller.distil(
+@pytest.fixture(scope="module")
+def distilled(root):
+    """The Distiller's artifact."""
+    folder = root / "distilled" / "student" / "1"
+    distil(
         examples_uri=str(root / "examples"),
         tokenizer_uri=str(root / "tokenizer"),
         student_uri=str(folder),
+        tensorboard_uri=str(root / "distilled" / "model_run" / "1"),
+        config=distiller_config(settings(root), "corpus", "teacher"),
+        source_digest="0",
+    )
+    return folder
+
+
+def quantized(root, distilled, config, name):
+    folder = root / name / "quantized_student" / "1"
+    quantize(
+        student_uri=str(distilled),
+        examples_uri=str(root / "examples"),
+        tokenizer_uri=str(root / "tokenizer"),
+        quantized_uri=str(folder),
         tensorboard_uri=str(root / name / "model_run" / "1"),
-        config=distiller_config(config, "corpus", "teacher"),
+        config=quantizer_config(config, "corpus", "teacher"),
         source_digest="0",
     )
     return folder, json.loads((folder / "metrics.json").read_text())
 
 
-def test_a_quantised_student_leaves_the_pipeline_as_integers(root):
-    folder, metrics = distil(root, settings(root), "quantised")
+def test_a_quantised_student_leaves_the_pipeline_as_integers(root, distilled):
+    folder, metrics = quantized(root, distilled, settings(root), "blocks")
+    in_float = json.loads((distilled / "metrics.json").read_text())
     assert metrics["quantization"] == {"scheme": "int4_block32", "overrides": {}}
     # All of them are nats a token on the same text; this student began as its teacher, so that rounding harms it.
-    assert metrics["heldout_nll_float"] == pytest.approx(metrics["heldout_nll_initial"], abs=0.01)
+    assert metrics["heldout_nll_float"] == in_float["heldout_nll"] == pytest.approx(metrics["heldout_nll_initial"], abs=0.01)
     assert metrics["heldout_nll_ptq"] != metrics["heldout_nll_float"]
     assert metrics["heldout_nll"] != metrics["heldout_nll_ptq"]
-    assert (root / "quantised" / "model_run" / "1" / "quantized").is_dir()
-    assert not (root / "quantised" / "student" / "checkpoints").exists() or not any(
-        (root / "quantised" / "student" / "checkpoints").iterdir()
-    )
+    assert (root / "blocks" / "model_run" / "1" / "quantized").is_dir()
+    assert not list((root / "blocks" / "quantized_student").glob("checkpoints/*"))
 
     student, config = Gemma.load(folder / "student"), QuantizationConfig(scheme="int4_block32")
     weights, rounded = weights_of(student), weights_of(fake_quantized(student, config))
@@ -111,23 +127,26 @@ def test_a_quantised_student_leaves_the_pipeline_as_integers(root):
     np.testing.assert_array_equal((codes * scales).reshape(codes.shape), weights["embedding"])
 
 
-def test_without_a_scheme_the_student_stays_in_float(root, monkeypatch):
-    monkeypatch.setattr(distiller, "fit_quantized", lambda *_, **__: pytest.fail("trained for integers"))
-    _, metrics = distil(root, settings(root, quantization={}), "float")
-    assert {metrics[name] for name in ("quantization", "heldout_nll_float", "heldout_nll_ptq")} == {None}
+def test_no_epochs_are_plain_rounding(root, distilled):
+    config = settings(root, quantization={"scheme": "int8_channel", "epochs": 0})
+    folder, metrics = quantized(root, distilled, config, "rounded")
+    assert metrics["heldout_nll"] == metrics["heldout_nll_ptq"]
+    expected = weights_of(fake_quantized(Gemma.load(distilled / "student"), config.quantization))
+    for name, value in weights_of(Gemma.load(folder / "student")).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-def test_what_does_not_fit_is_told_before_training(root, monkeypatch):
-    monkeypatch.setattr(distiller, "fit", lambda *_, **__: pytest.fail("began to train"))
-    with pytest.raises(ConfigError, match=r"int4_block128 cuts the inputs of embedding into blocks of 128, but there are 32"):
-        distil(root, settings(root, quantization={"scheme": "int4_block128"}), "blocks")
-    with pytest.raises(ConfigError, match=r"quantization\.overrides names 'layers\.7\.\*', which no weight matches"):
-        distil(root, settings(root, quantization={"scheme": "int8_channel", "overrides": {"layers.7.*": "float"}}), "pattern")
+def test_the_teachers_probabilities_may_be_the_targets(root, distilled):
+    config = settings(root, quantization={"scheme": "int4_block32", "targets": "teacher", "epochs": 1.0, "learning_rate": 1e-3})
+    _, metrics = quantized(root, distilled, config, "teacher")
+    assert np.isfinite(metrics["heldout_nll"])
+    assert metrics["heldout_nll"] != metrics["heldout_nll_ptq"]
 
 
-def test_the_scheme_is_in_both_components_configs(root):
+def test_the_scheme_is_in_no_config_of_the_distiller(root):
     base, other = settings(root), settings(root, quantization={"scheme": "int8_channel"})
-    assert distiller_config(base, "corpus", "teacher") != distiller_config(other, "corpus", "teacher")
+    assert distiller_config(base, "corpus", "teacher") == distiller_config(other, "corpus", "teacher")
+    assert quantizer_config(base, "corpus", "teacher") != quantizer_config(other, "corpus", "teacher")
     assert exporter_config(base) != exporter_config(other)
     # How it was trained for them is nothing to the files.
     assert exporter_config(base) == exporter_config(settings(root, quantization={"scheme": "int4_block32", "epochs": 3.0}))

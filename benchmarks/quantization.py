@@ -1,0 +1,178 @@
+"""What integers cost: held-out figures in float, rounded after training, and trained for them.
+
+    .venv/bin/python benchmarks/quantization.py --json
+
+Models: the student that `gemma-distill run demo` left in its folder, and the demo's teacher, the untouched Gemma 3 270M with the demo's
+words. Each is rounded to a scheme's lattice, and trained for it as the pipeline's Distiller does, on the demo's windows and with its
+own probabilities in float as targets. What enters the products is dynamic int8 in both. All matrices are quantised, the embedding
+included.
+
+Figures of a scheme are nats a held-out token: `nll_float`, `nll_ptq` (rounded), `nll_qat` (trained); `recovered` is the share of what
+rounding lost that training won back; `lattice_exact` says that every trained weight is one of its row's or block's numbers, to the bit.
+`step_time_ratio` is a step of quantised training over the same step in float, the first model's, taken in turn. `size_table`: GB of
+larger Gemma 3 models, from their shapes. About 35 minutes on two cores, most of them for the 270M.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from typing import Any
+
+from demo_artifacts import artifacts
+
+MODELS = ("student", "270m")
+SCHEMES = ("int4_block32", "int4_channel")
+WARM_UP, ROUNDS = 1, 5
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("outputs/demo"), help="the demo's folder")
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS), help="what is quantised")
+    parser.add_argument("--schemes", nargs="*", default=list(SCHEMES), help="as in the config's quantization.scheme")
+    parser.add_argument("--tokens", type=int, default=200_000, help="training tokens for each model and scheme")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes the demo's config")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    bench = Bench(arguments)
+    models: dict[str, dict[str, Any]] = {}
+    for name in arguments.models:
+        models[name] = {}
+        for scheme in arguments.schemes:
+            models[name][scheme] = found = bench.quantised(name, scheme)
+            print(f"{name} {scheme}: {found}", flush=True)
+    from gemma_tf_distill.quantization.sizes import size_table
+
+    ratio = bench.step_time_ratio(arguments.models[0], arguments.schemes[0]) if models else None
+    print(json.dumps({"models": models, "step_time_ratio": ratio, "size_table": size_table()}))
+
+
+class Bench:
+    """The demo's windows, models and settings."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        from components.distiller.component import distiller_config
+        from components.distiller.inputs import TrainingInputs
+        from gemma_tf_distill import load_config
+        from gemma_tf_distill.data.fingerprint import corpus_fingerprint
+        from gemma_tf_distill.gemma.teacher import teacher_fingerprint
+
+        self._config = config = load_config("demo", arguments.set)
+        self._tokens = arguments.tokens
+        nodes = artifacts(config, arguments.output, ["CorpusGen", "TeacherScorer", "Distiller"])
+        self._student = f"{nodes['Distiller']['student']}/student"
+        settings = json.loads(distiller_config(config, corpus_fingerprint(config.corpus), teacher_fingerprint(config.teacher.source)))
+        examples, tokenizer = nodes["TeacherScorer"]["scored_examples"], nodes["CorpusGen"]["tokenizer"]
+        self._inputs = TrainingInputs.open(examples, tokenizer, settings, config.training, config.distillation)
+
+    def _model(self, name: str) -> Any:
+        from gemma_tf_distill import load_teacher
+        from gemma_tf_distill.gemma.model import Gemma
+
+        if name == "student":
+            return Gemma.load(self._student)
+        return load_teacher(self._config.teacher.source, vocabulary=self._inputs.vocabulary)
+
+    def _section(self, scheme: str) -> Any:
+        windows_tokens = self._inputs.store.windows * self._config.corpus.window
+        return dataclasses.replace(self._config.quantization, scheme=scheme, epochs=self._tokens / windows_tokens)
+
+    def quantised(self, name: str, scheme: str) -> dict[str, Any]:
+        """Figures of one model in one scheme."""
+        from gemma_tf_distill.quantization.apply import ModelQuantization
+        from gemma_tf_distill.training.heldout import HeldoutEvaluation
+        from gemma_tf_distill.training.loop import Run
+        from gemma_tf_distill.training.quantized import fit_quantized
+
+        model, section = self._model(name), self._section(scheme)
+        in_float = HeldoutEvaluation(model)(self._inputs.heldout)
+        as_it_runs = ModelQuantization(model, section)
+        evaluate = HeldoutEvaluation(model, as_it_runs)
+        rounded = evaluate(self._inputs.heldout)
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.monotonic()
+            fit_quantized(
+                model,
+                Run(name=f"{name} {scheme}", learn_from_teacher=True, checkpoints=f"{folder}/checkpoints", tensorboard=f"{folder}/events"),
+                self._inputs.batches,
+                training=self._config.training,
+                distillation=self._config.distillation,
+                quantization=section,
+                windows=self._inputs.store.windows,
+                seed=self._config.seed,
+            )
+            seconds = time.monotonic() - begun
+        as_it_runs.track(frozen=False)
+        trained = evaluate(self._inputs.heldout)
+        return {
+            "nll_float": in_float.nll,
+            "nll_ptq": rounded.nll,
+            "nll_qat": trained.nll,
+            "recovered": (rounded.nll - trained.nll) / (rounded.nll - in_float.nll),
+            "lattice_exact": lattice_exact(model, section),
+            "kl_ptq": rounded.kl_to_teacher,
+            "kl_qat": trained.kl_to_teacher,
+            "top1_float": in_float.top1_agreement,
+            "top1_ptq": rounded.top1_agreement,
+            "top1_qat": trained.top1_agreement,
+            "tokens_per_second": self._tokens / seconds,
+        }
+
+    def step_time_ratio(self, name: str, scheme: str) -> float:
+        """Median over rounds of a quantised step's time over the float step's; both learn the float model's whole distribution."""
+        import keras
+
+        from gemma_tf_distill import DistillationConfig, DistillationTrainer
+        from gemma_tf_distill.quantization.apply import ModelQuantization
+
+        teacher, batch = self._model(name), next(iter(self._inputs.batches(0)))
+        steps = []
+        for section in (None, self._section(scheme)):
+            student = self._model(name)
+            quantization = ModelQuantization(student, section) if section else None
+            trainer = DistillationTrainer(
+                self._config.training, DistillationConfig(alpha=1.0, targets="dense"), total_steps=100, quantization=quantization
+            )
+            optimizer = keras.optimizers.AdamW(1e-5)
+
+            def step(trainer: Any = trainer, student: Any = student, optimizer: Any = optimizer) -> float:
+                begun = time.perf_counter()
+                float(trainer.train_step(batch, teacher, student, optimizer)["loss"])
+                return time.perf_counter() - begun
+
+            steps.append(step)
+        ratios = []
+        for _ in range(WARM_UP + ROUNDS):
+            in_float, quantised = (step() for step in steps)
+            ratios.append(quantised / in_float)
+        return statistics.median(ratios[WARM_UP:])
+
+
+def lattice_exact(model: Any, section: Any) -> bool:
+    """Whether codes times scales, in the numbers that a file would hold, are the model's own weights to the bit."""
+    import numpy as np
+
+    from gemma_tf_distill.quantization.apply import quantized_weights
+    from gemma_tf_distill.quantization.layout import matmul_weights
+
+    weights = matmul_weights(model.backbone)
+    for name, stored in quantized_weights(model, section).items():
+        rows = np.asarray(weights[name].rows(weights[name].variable.value))
+        blocks = rows.reshape(len(rows), stored.scales.shape[1], -1)
+        lattice = stored.codes.astype(np.float32).reshape(blocks.shape) * stored.scales[..., None]
+        if not np.array_equal(lattice, blocks):
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The Quantizer's work, on folders: usable without a pipeline."""
+
+import json
+import os
+
+import keras
+import tensorflow as tf
+
+from components.distiller.inputs import METRICS_FILE, TrainingInputs, checkpoint_folder, remove_folder, write_metrics
+from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, StudentConfig, TrainingConfig, section_from_json
+from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.gemma.student import kept_layers
+from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.quantization.apply import ModelQuantization
+from gemma_tf_distill.training.heldout import HeldoutEvaluation
+from gemma_tf_distill.training.loop import Run
+from gemma_tf_distill.training.precision import with_precision
+from gemma_tf_distill.training.quantized import fit_quantized
+
+
+def quantize(
+    *, student_uri: str, examples_uri: str, tokenizer_uri: str, quantized_uri: str, tensorboard_uri: str, config: str, source_digest: str
+) -> None:
+    """Trains a float student for a scheme's numbers; see `Quantizer` for the arguments. A killed one is resumed by the next."""
+    settings = json.loads(config)
+    training = section_from_json(TrainingConfig, config, "training")
+    distillation = section_from_json(DistillationConfig, config, "distillation")
+    quantization = section_from_json(QuantizationConfig, config, "quantization")
+    keras.utils.set_random_seed(settings["seed"])
+
+    inputs = TrainingInputs.open(examples_uri, tokenizer_uri, settings, training, distillation)
+    model = with_precision(Gemma.load(os.path.join(student_uri, "student")), training.precision)
+    teacher, kept = None, None
+    if quantization.targets == "teacher" and distillation.needs_live_teacher:
+        teacher = with_precision(load_teacher(settings["teacher"], vocabulary=inputs.vocabulary), settings["teacher_dtype"])
+        kept = kept_layers(section_from_json(StudentConfig, config, "student"), teacher.backbone.num_layers)
+
+    as_it_runs = ModelQuantization(model, quantization)
+    evaluate = HeldoutEvaluation(model, as_it_runs)
+    rounded = evaluate(inputs.heldout)
+    checkpoints = checkpoint_folder(quantized_uri, config, source_digest, student_uri, examples_uri, tokenizer_uri)
+    fit_quantized(
+        model,
+        Run(name="quantized", learn_from_teacher=True, checkpoints=checkpoints, tensorboard=os.path.join(tensorboard_uri, "quantized")),
+        inputs.batches,
+        training=training,
+        distillation=distillation,
+        quantization=quantization,
+        windows=inputs.store.windows,
+        teacher=teacher,
+        kept_layers=kept,
+        seed=settings["seed"],
+    )
+    as_it_runs.track(frozen=False)
+    trained = evaluate(inputs.heldout)
+    with_precision(model, "float32").save(os.path.join(quantized_uri, "student"))
+    with tf.io.gfile.GFile(os.path.join(student_uri, METRICS_FILE)) as file:
+        in_float = json.loads(file.read())
+    metrics = {
+        **in_float,
+        "heldout_nll": trained.nll,
+        "kl_to_teacher": trained.kl_to_teacher,
+        "top1_agreement": trained.top1_agreement,
+        "heldout_nll_float": in_float["heldout_nll"],
+        "heldout_nll_ptq": rounded.nll,
+        "quantization": quantization.numbers,
+    }
+    write_metrics(quantized_uri, metrics)
+    remove_folder(checkpoints)
