@@ -133,7 +133,7 @@ def peer_step(teacher: Any, student: Any, optimizer: Any, tokens: Any) -> Any:
     import keras_hub
 
     def language_model(gemma: Any) -> Any:
-        return keras_hub.models.Gemma3CausalLM(backbone=gemma.backbone)
+        return keras_hub.models.Gemma3CausalLM(backbone=gemma.backbone, preprocessor=None)
 
     distiller = keras.distillation.Distiller(
         teacher=language_model(teacher),
