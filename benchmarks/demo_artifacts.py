@@ -11,7 +11,7 @@ def artifacts(config: Any, output: pathlib.Path, nodes: Sequence[str]) -> dict[s
     Args:
       config: the experiment.
       output: the folder of `gemma-distill run`.
-      nodes: ids of nodes, together with all that they read from.
+      nodes: their ids; what they read from runs as well.
 
     Returns:
       For each node the URIs of its outputs by name.
@@ -19,24 +19,16 @@ def artifacts(config: Any, output: pathlib.Path, nodes: Sequence[str]) -> dict[s
     from ml_metadata import metadata_store
     from tfx.orchestration.local.local_dag_runner import LocalDagRunner
     from tfx.orchestration.metadata import sqlite_metadata_connection_config
-    from tfx.orchestration.pipeline import Pipeline
+    from tfx.orchestration.pipeline import RunOptions
 
     from tfx_pipeline.output_folder import OutputFolder
-    from tfx_pipeline.pipeline import BEAM_ARGUMENTS, create_pipeline
+    from tfx_pipeline.pipeline import create_pipeline
     from tfx_pipeline.report import latest_run
 
     folder = OutputFolder(output)
     folder.path.mkdir(parents=True, exist_ok=True)
     connection = sqlite_metadata_connection_config(str(folder.metadata))
-    whole = create_pipeline(config, str(folder.pipeline_root), connection, str(folder.pushed))
-    part = Pipeline(
-        pipeline_name=config.name,
-        pipeline_root=str(folder.pipeline_root),
-        metadata_connection_config=connection,
-        components=[component for component in whole.components if component.id in nodes],
-        enable_cache=True,
-        beam_pipeline_args=list(BEAM_ARGUMENTS),
-    )
-    LocalDagRunner().run(part)
+    pipeline = create_pipeline(config, str(folder.pipeline_root), connection, str(folder.pushed))
+    LocalDagRunner().run(pipeline, RunOptions(to_nodes=nodes))
     found = latest_run(metadata_store.MetadataStore(connection), config.name, nodes)
     return {node: {name: artifact.uri for name, artifact in run.outputs.items()} for node, run in found.items()}

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.gemma.activations import active_neurons, embedded, gathered_by_heads, projected_heads, projected_neurons
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.progress import progress
 
 # Windows that are run at a time.
 _BATCH = 8
@@ -33,7 +34,9 @@ def fit_projections(smaller: Gemma, model: Gemma, windows: np.ndarray, channels:
     padding_masks = [tf.cast(batch != model.tokenizer.pad_id, tf.int32) for batch in tokens]
     ours = [embedded(smaller.backbone, batch) for batch in tokens]
     theirs = [embedded(model.backbone, batch) for batch in tokens]
-    for cut, whole in zip(smaller.backbone.transformer_layers, model.backbone.transformer_layers, strict=True):
+    blocks = list(zip(smaller.backbone.transformer_layers, model.backbone.transformer_layers, strict=True))
+    for done, (cut, whole) in enumerate(blocks):
+        progress("fit of the cut", done, len(blocks), unit="layers")
         heads = [gathered_by_heads(cut, x, mask)[1] for x, mask in zip(ours, padding_masks, strict=True)]
         wanted = []
         for index, mask in enumerate(padding_masks):
@@ -53,6 +56,7 @@ def fit_projections(smaller: Gemma, model: Gemma, windows: np.ndarray, channels:
         _fit(cut.ffw_linear.kernel, neurons, wanted, padding_masks, channels)
         for index, active in enumerate(neurons):
             ours[index] += projected_neurons(cut, active)[1]
+    progress("fit of the cut", len(blocks), len(blocks), unit="layers")
 
 
 def _fit(kernel: Any, inputs: list[tf.Tensor], wanted: list[tf.Tensor], padding_masks: list[tf.Tensor], channels: np.ndarray) -> None:
