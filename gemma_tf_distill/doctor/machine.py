@@ -20,7 +20,7 @@ from gemma_tf_distill.doctor.weights import kaggle_cache
 
 _GLIBC = (2, 39)
 _GIB = 2**30
-_MEMORY_WANTED = 8 * _GIB
+_MEMORY_WANTED = 10 * _GIB
 _CPU_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "asimddp", "bf16", "i8mm")
 
 
@@ -53,7 +53,7 @@ def machine() -> Iterator[Finding]:
         name="memory",
         state=OK if enough else NOTE,
         found=f"{available / _GIB:.1f} of {total / _GIB:.1f} GiB available",
-        advice="" if enough else "the demo may need up to 8 GiB",
+        advice="" if enough else f"the demo may need up to {_MEMORY_WANTED // _GIB} GiB",
     )
 
 
