@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/quantization.py --json
 
 Models: the student that `gemma-distill run demo` left in its folder, and the demo's teacher, the untouched Gemma 3 270M with the demo's
-words. Each is rounded to a scheme's lattice, and trained for it as the pipeline's Distiller does, on the demo's windows and with its
+words. Each is rounded to a scheme's lattice, and trained for it as the pipeline's Quantizer does, on the demo's windows and with its
 own probabilities in float as targets. What enters the products is dynamic int8 in both. All matrices are quantised, the embedding
 included.
 

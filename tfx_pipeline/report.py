@@ -11,7 +11,7 @@ import tensorflow as tf
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.distiller.inputs import METRICS_FILE
+from components.artifacts import METRICS_FILE
 from components.pusher import manifest
 from components.quality_gate.results import OVERALL, read_failures, read_metrics
 from gemma_tf_distill.config import Config

@@ -8,14 +8,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.artifacts import METRICS_FILE
 from components.teacher_scorer.address import whole_address
 from gemma_tf_distill.config import DistillationConfig, TrainingConfig
 from gemma_tf_distill.data.batches import evaluation_batches, split_files
 from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.export.files import write_bytes
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 from gemma_tf_distill.teacher.target_store import TargetStore
-
-METRICS_FILE = "metrics.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +82,7 @@ def checkpoint_folder(artifact_uri: str, *depends_on: str) -> str:
 
 def write_metrics(student_uri: str, metrics: dict[str, Any]) -> None:
     """Writes what a training came to, beside the student."""
-    with tf.io.gfile.GFile(os.path.join(student_uri, METRICS_FILE), "w") as file:
-        file.write(json.dumps(metrics, indent=2))
+    write_bytes(os.path.join(student_uri, METRICS_FILE), json.dumps(metrics, indent=2).encode())
 
 
 def remove_folder(folder: str) -> None:

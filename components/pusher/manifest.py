@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 from tfx import types
 
+from components.artifacts import METRICS_FILE
 from components.quality_gate.results import OVERALL, read_metrics
 from gemma_tf_distill.export.files import file_records
 
@@ -53,7 +54,7 @@ def create_manifest(folder: str, version: int, config: str, artifacts: Mapping[s
       `config_digest`, `metrics` (`evaluation`: the Evaluator's overall slice; `training`: the student's metrics.json), `parents`
       (the teacher's source, and uri and ML Metadata id of every artifact on the way), `packages`.
     """
-    with tf.io.gfile.GFile(os.path.join(artifacts["student"].uri, "metrics.json")) as file:
+    with tf.io.gfile.GFile(os.path.join(artifacts["student"].uri, METRICS_FILE)) as file:
         training = json.loads(file.read())
     values = json.loads(config)
     return {

@@ -6,7 +6,8 @@ import os
 import keras
 import tensorflow as tf
 
-from components.distiller.inputs import METRICS_FILE, TrainingInputs, checkpoint_folder, remove_folder, write_metrics
+from components.artifacts import METRICS_FILE
+from components.distiller.inputs import TrainingInputs, checkpoint_folder, remove_folder, write_metrics
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, StudentConfig, TrainingConfig, section_from_json
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.student import kept_layers
@@ -29,10 +30,10 @@ def quantize(
     keras.utils.set_random_seed(settings["seed"])
 
     inputs = TrainingInputs.open(examples_uri, tokenizer_uri, settings, training, distillation)
-    model = with_precision(Gemma.load(os.path.join(student_uri, "student")), training.precision)
+    model = Gemma.load(os.path.join(student_uri, "student"), training.precision)
     teacher, kept = None, None
     if quantization.targets == "teacher" and distillation.needs_live_teacher:
-        teacher = with_precision(load_teacher(settings["teacher"], vocabulary=inputs.vocabulary), settings["teacher_dtype"])
+        teacher = load_teacher(settings["teacher"], settings["teacher_dtype"], inputs.vocabulary)
         kept = kept_layers(section_from_json(StudentConfig, config, "student"), teacher.backbone.num_layers)
 
     as_it_runs = ModelQuantization(model, quantization)

@@ -1,5 +1,7 @@
 """Both uses of a tied embedding under one gradient."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 
@@ -21,7 +23,7 @@ def tied_embedding(embedding: tf.Tensor, token_ids: tf.Tensor) -> tuple[tf.Tenso
     width = embedding.shape[1]
 
     @tf.custom_gradient
-    def uses(table: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], object]:
+    def uses(table: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]:
         def gradient(d_rows: tf.Tensor, d_head: tf.Tensor) -> tf.Tensor:
             return tf.tensor_scatter_nd_add(d_head, tf.reshape(token_ids, [-1, 1]), tf.reshape(d_rows, [-1, width]))
 

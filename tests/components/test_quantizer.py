@@ -13,12 +13,11 @@ from components.exporter.export import export
 from components.quantizer.component import quantizer_config
 from components.quantizer.quantize import quantize
 from components.teacher_scorer.address import target_address, whole_address
-from gemma_tf_distill.config import QuantizationConfig, StudentConfig, StudentSizes, config_from_dict
+from gemma_tf_distill.config import QuantizationConfig, config_from_dict
 from gemma_tf_distill.data.examples import scored_example, target_example
 from gemma_tf_distill.export.litert_quantization import stored_weights
 from gemma_tf_distill.gemma.functional import weights_of
 from gemma_tf_distill.gemma.model import Gemma
-from gemma_tf_distill.gemma.student import build_student
 from gemma_tf_distill.gemma.vocabulary import full_vocabulary
 from gemma_tf_distill.quantization.apply import fake_quantized
 from gemma_tf_distill.teacher.target_store import write_index
@@ -44,14 +43,10 @@ def settings(root, **sections):
 
 
 @pytest.fixture(scope="module")
-def root(tiny_teacher, tmp_path_factory):
+def root(make_gemma, tmp_path_factory):
     """A teacher of one layer, its vocabulary, and 16 windows that it scored, 4 of them held out."""
     root = tmp_path_factory.mktemp("distiller")
-    sizes = StudentSizes(num_layers=1, hidden_dim=32, intermediate_dim=64, num_query_heads=4, num_key_value_heads=2, head_dim=8)
-    teacher = build_student(StudentConfig(sizes=sizes), tiny_teacher, full_vocabulary(tiny_teacher.tokenizer), seed=0)
-    random = np.random.default_rng(0)
-    for weight in teacher.backbone.weights:
-        weight.assign(random.normal(scale=0.2, size=weight.shape).astype("float32"))
+    teacher, random = make_gemma(num_layers=1), np.random.default_rng(0)
     teacher.save(root / "teacher")
     vocabulary = full_vocabulary(teacher.tokenizer)
     vocabulary.save(root / "tokenizer")
