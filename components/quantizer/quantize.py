@@ -12,8 +12,6 @@ from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, Stud
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.student import kept_layers
 from gemma_tf_distill.gemma.teacher import load_teacher
-from gemma_tf_distill.quantization.apply import ModelQuantization
-from gemma_tf_distill.training.heldout import HeldoutEvaluation
 from gemma_tf_distill.training.loop import Run
 from gemma_tf_distill.training.precision import with_precision
 from gemma_tf_distill.training.quantized import fit_quantized
@@ -36,14 +34,12 @@ def quantize(
         teacher = load_teacher(settings["teacher"], settings["teacher_dtype"], inputs.vocabulary)
         kept = kept_layers(section_from_json(StudentConfig, config, "student"), teacher.backbone.num_layers)
 
-    as_it_runs = ModelQuantization(model, quantization)
-    evaluate = HeldoutEvaluation(model, as_it_runs)
-    rounded = evaluate(inputs.heldout)
     checkpoints = checkpoint_folder(quantized_uri, config, source_digest, student_uri, examples_uri, tokenizer_uri)
-    fit_quantized(
+    rounded, trained = fit_quantized(
         model,
         Run(name="quantized", learn_from_teacher=True, checkpoints=checkpoints, tensorboard=os.path.join(tensorboard_uri, "quantized")),
         inputs.batches,
+        inputs.heldout,
         training=training,
         distillation=distillation,
         quantization=quantization,
@@ -52,8 +48,6 @@ def quantize(
         kept_layers=kept,
         seed=settings["seed"],
     )
-    as_it_runs.track(frozen=False)
-    trained = evaluate(inputs.heldout)
     with_precision(model, "float32").save(os.path.join(quantized_uri, "student"))
     with tf.io.gfile.GFile(os.path.join(student_uri, METRICS_FILE)) as file:
         in_float = json.loads(file.read())

@@ -37,7 +37,8 @@ class QuantizationConfig:
       epochs: passes over the training windows; a fraction is allowed, and 0 is plain post-training quantisation.
       learning_rate: its peak; none: the scheme's own.
       freeze_fraction: share of the steps, the last ones, in which scales no longer follow their weights.
-      targets: whose probabilities are learned: the `student`'s own from before, or the `teacher`'s (Gemma Team 2025, section 2.3).
+      targets: whose probabilities are learned (Gemma Team 2025, section 2.3): the `teacher`'s, with all that the section
+        `distillation` says, or the `student`'s own from before and nothing else.
     """
 
     scheme: str | None = None
@@ -46,7 +47,7 @@ class QuantizationConfig:
     epochs: float = 1.0
     learning_rate: float | None = None
     freeze_fraction: float = 0.1
-    targets: str = "student"
+    targets: str = "teacher"
 
     def __post_init__(self) -> None:
         check(self.scheme in (None, *SCHEMES), "quantization.scheme", f"one of {', '.join(SCHEMES)} or null", self.scheme)

@@ -6,6 +6,7 @@ targets.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -13,13 +14,27 @@ from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, Trai
 from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.gemma.model import Gemma, new_backbone
 from gemma_tf_distill.quantization.apply import ModelQuantization
+from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
+
+
+class QuantizedMetrics(NamedTuple):
+    """How good a model is as it will run.
+
+    Attributes:
+      rounded: before its quantised training.
+      trained: after it.
+    """
+
+    rounded: HeldoutMetrics
+    trained: HeldoutMetrics
 
 
 def fit_quantized(
     student: Gemma,
     run: Run,
     batches: Callable[[int], tf.data.Dataset],
+    heldout: tf.data.Dataset,
     *,
     training: TrainingConfig,
     distillation: DistillationConfig,
@@ -28,13 +43,14 @@ def fit_quantized(
     teacher: Gemma | None = None,
     kept_layers: Sequence[int] | None = None,
     seed: int = 0,
-) -> None:
+) -> QuantizedMetrics:
     """Trains a float student in place until its matrices lie on their lattices; arguments as of `fit`, and:
 
     Args:
       student: after its training in float; also where a run is resumed, since its probabilities may be the targets.
       run: with checkpoints of its own.
       batches: as of the training in float. With the student's own probabilities only the tokens are read.
+      heldout: `evaluation_batches`.
       training: batches, clipping and so on are the same; epochs and learning rate are the quantization's, and no layer is left out.
       distillation: of the training in float; what it says of the teacher holds where the targets are the teacher's.
       quantization: with a scheme; of no epochs: the student is only rounded.
@@ -47,25 +63,33 @@ def fit_quantized(
       ConfigError: without a scheme, and as of `fit`.
     """
     check(quantization.scheme is not None, "quantization.scheme", "given for quantised training", quantization.scheme)
-    if not quantization.epochs:
-        ModelQuantization(student, quantization).settle()
-        return
-    training = dataclasses.replace(training, epochs=quantization.epochs, learning_rate=quantization.peak_learning_rate, layer_dropout=0.0)
-    if quantization.targets == "student":
-        distillation = DistillationConfig(alpha=1.0, targets="dense")
-        teacher, kept_layers = _copy(student), None
-    fit(
-        student,
-        run,
-        batches,
-        training=training,
-        distillation=distillation,
-        total_steps=steps_for(training, windows),
-        teacher=teacher,
-        kept_layers=kept_layers,
-        seed=seed,
-        quantization=quantization,
-    )
+    as_it_runs = ModelQuantization(student, quantization)
+    evaluate = HeldoutEvaluation(student, as_it_runs)
+    rounded = evaluate(heldout)
+    if quantization.epochs:
+        training = dataclasses.replace(
+            training, epochs=quantization.epochs, learning_rate=quantization.peak_learning_rate, layer_dropout=0.0
+        )
+        if quantization.targets == "student":
+            distillation = DistillationConfig(alpha=1.0, targets="dense")
+            teacher, kept_layers = _copy(student), None
+        fit(
+            student,
+            run,
+            batches,
+            training=training,
+            distillation=distillation,
+            total_steps=steps_for(training, windows),
+            teacher=teacher,
+            kept_layers=kept_layers,
+            seed=seed,
+            quantization=quantization,
+        )
+    else:
+        as_it_runs.settle()
+    # The weights lie on their lattices now, so that their own scales are those that they were trained with.
+    as_it_runs.track(frozen=False)
+    return QuantizedMetrics(rounded, evaluate(heldout))
 
 
 def _copy(model: Gemma) -> Gemma:

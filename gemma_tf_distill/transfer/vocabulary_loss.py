@@ -14,15 +14,15 @@ from gemma_tf_distill.transfer.head import head_logits, soft_capped
 Targets = Mapping[str, tf.Tensor]
 TokenLoss = Callable[[tf.Tensor, Targets], dict[str, tf.Tensor]]
 
-# Of one chunk's float32 logits. At 262,144 words that is 128 tokens.
-_LOGITS_BYTES = 128 * 2**20
+# Of one chunk's float32 logits: at 262,144 words, 192 tokens. A TPU's temporaries are then 1/50 of those of all logits of 4,096 tokens.
+_LOGITS_BYTES = 192 * 2**20
 # Fewer make the sum of the embedding's gradients, read and written for each chunk, as slow as the products; on a CPU more fall out of
 # the cache, and on none of the sizes measured were they faster.
 _MOST_TOKENS = 512
 
 
 def default_chunk(tokens: int, words: int) -> int:
-    """Tokens whose logits exist at a time: a multiple of 8, at most 512, 128 MiB of float32 logits at the most, all chunks alike in size.
+    """Tokens whose logits exist at a time: a multiple of 8, at most 512, 192 MiB of float32 logits at the most, all chunks alike in size.
 
     Args:
       tokens: in all.

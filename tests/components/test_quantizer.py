@@ -35,7 +35,7 @@ def settings(root, **sections):
             "student": {"layers": [0]},
             "distillation": {"targets": "dense", "alpha": 1.0, "top_k": TOP_K},
             "training": {"batch_size": 4, "epochs": 1.0, "learning_rate": 1e-4, "control": False},
-            "quantization": {"scheme": "int4_block32", "epochs": 2.0, "learning_rate": 1e-3},
+            "quantization": {"scheme": "int4_block32", "epochs": 2.0, "learning_rate": 1e-3, "targets": "student"},
             "export": {"context_length": 32, "prefill_lengths": [8], "max_new_tokens": 6, "prompts": []},
             **sections,
         }

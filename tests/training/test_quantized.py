@@ -19,7 +19,7 @@ from gemma_tf_distill.training.quantized import fit_quantized
 from tests.training.test_loop import Dying, Killed
 
 TRAINING = TrainingConfig(batch_size=4, checkpoint_every=3, layer_dropout=0.5)
-CONFIG = QuantizationConfig(scheme="int4_channel", epochs=1.5, learning_rate=1e-3, freeze_fraction=0.5)
+CONFIG = QuantizationConfig(scheme="int4_channel", epochs=1.5, learning_rate=1e-3, freeze_fraction=0.5, targets="student")
 
 
 def train(student, scored, folder, config=CONFIG, die_after=None, **changes):
@@ -27,10 +27,11 @@ def train(student, scored, folder, config=CONFIG, die_after=None, **changes):
         found = training_batches(scored.files, window=scored.window, top_k=scored.top_k, batch_size=4, seed=5, skip=skip)
         return found if die_after is None else Dying(found, die_after)
 
-    fit_quantized(
+    return fit_quantized(
         student,
         Run(name="quantized", learn_from_teacher=True, checkpoints=str(folder / "checkpoints"), tensorboard=str(folder / "events")),
         batches,
+        evaluation_batches(scored.files, window=scored.window, top_k=scored.top_k, batch_size=4),
         training=TRAINING,
         distillation=DistillationConfig(top_k=scored.top_k),
         quantization=config,
@@ -41,7 +42,8 @@ def train(student, scored, folder, config=CONFIG, die_after=None, **changes):
 
 def test_no_epochs_are_plain_rounding(scored_windows, make_student, tmp_path):
     student, plain = make_student(num_layers=1), make_student(num_layers=1)
-    train(student, scored_windows, tmp_path, dataclasses.replace(CONFIG, epochs=0))
+    rounded, trained = train(student, scored_windows, tmp_path, dataclasses.replace(CONFIG, epochs=0))
+    np.testing.assert_allclose(trained, rounded, rtol=1e-6)
     for name, value in weights_of(fake_quantized(plain, CONFIG)).items():
         np.testing.assert_array_equal(weights_of(student)[name], value)
 

@@ -16,12 +16,12 @@ def test_chunks_keep_to_the_budget_and_waste_less_than_eight_tokens_each(tokens,
     chunk = default_chunk(tokens, words)
     assert chunk % 8 == 0
     assert 8 <= chunk <= 512
-    assert chunk == 8 or chunk * words * 4 <= 128 * 2**20
+    assert chunk == 8 or chunk * words * 4 <= 192 * 2**20
     chunks = -(-tokens // chunk)
     assert chunks * chunk - tokens < 8 * chunks
 
 
-@pytest.mark.parametrize(("tokens", "words", "chunk"), [(4096, 262_144, 128), (1016, 12_724, 512), (600, 1000, 304), (5, 1000, 8)])
+@pytest.mark.parametrize(("tokens", "words", "chunk"), [(4096, 262_144, 192), (1016, 12_724, 512), (600, 1000, 304), (5, 1000, 8)])
 def test_chunks_of_some_sizes(tokens, words, chunk):
     assert default_chunk(tokens, words) == chunk
 
