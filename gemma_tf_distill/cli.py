@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     vertex.add_argument("--service-account", metavar="EMAIL", help="whom the job runs as")
 
     generate = commands.add_parser("generate", help="complete a prompt with an exported model")
-    generate.add_argument("model", metavar="MODEL", help="a SavedModel folder, a .tflite file, or the folder of a pushed version")
+    generate.add_argument(
+        "model", metavar="MODEL", help="a SavedModel folder, a .tflite or .litertlm file, or the folder of a pushed version"
+    )
     generate.add_argument("prompt", metavar="PROMPT")
     generate.add_argument("--max-new-tokens", type=_at_least_one, default=48, metavar="N", help="tokens to add at the most (default: 48)")
     generate.set_defaults(function=_generate)

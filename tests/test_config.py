@@ -97,6 +97,8 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"distillation": {"alpha": 2}}, "distillation.alpha must be between 0 and 1, not 2"),
         ({"training": {"epochs": 0}}, "training.epochs must be above 0, not 0"),
         ({"training": {"precision": "int8"}}, "training.precision must be float32 or mixed_bfloat16, not 'int8'"),
+        ({"export": {"formats": ["saved_model", "litertlm"]}}, "export.formats must be a list that has tflite where it has litertlm"),
+        ({"export": {"prompt_template": "chat"}}, "export.prompt_template must be plain, gemma or null, not 'chat'"),
         ({"export": {"formats": ["tflite"]}}, "export.formats must be a list of saved_model"),
         (
             {"quantization": {"scheme": "fp8_e4m3"}},

@@ -19,6 +19,8 @@ def check_inputs(config: Config) -> None:
     _check_package("tfx", "tfx", "gemma-distill run")
     if "tflite" in config.export.formats:
         _check_package("ai_edge_litert", "litert", "export.formats with tflite")
+    if "litertlm" in config.export.formats:
+        _check_package("litert_lm", "litert", "export.formats with litertlm")
     # First, since it needs no TensorFlow: most mistakes are told within a second or two.
     check_corpus(config.corpus)
     _check_models(config)

@@ -9,11 +9,12 @@ import numpy as np
 
 from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_from_json
 from gemma_tf_distill.export.files import write_bytes
-from gemma_tf_distill.export.generation import TFLITE_FILE, TOKENIZER_FILE
+from gemma_tf_distill.export.generation import LITERT_LM_FILE, TFLITE_FILE, TOKENIZER_FILE
 from gemma_tf_distill.export.litert import export_litert
+from gemma_tf_distill.export.litert_lm import default_prompt_template, export_litert_lm
 from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.export.saved_model import export_saved_model
-from gemma_tf_distill.export.verification import verify_litert, verify_litert_weights, verify_saved_model
+from gemma_tf_distill.export.verification import verify_litert, verify_litert_lm, verify_litert_weights, verify_saved_model
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.teacher import load_teacher, load_tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
@@ -57,8 +58,8 @@ def export(student_uri: str, model_uri: str, config: str) -> None:
     step()
     completions = verify_saved_model(serving, student, options.prompts, options.max_new_tokens)
     step()
+    tflite = os.path.join(files, TFLITE_FILE)
     if "tflite" in options.formats:
-        tflite = os.path.join(files, TFLITE_FILE)
         export_litert(
             student,
             tflite,
@@ -70,6 +71,18 @@ def export(student_uri: str, model_uri: str, config: str) -> None:
         if quantization is not None:
             verify_litert_weights(tflite, student, quantization)
         verify_litert(tflite, student, [completion.window for completion in completions], quantization)
+        step()
+    if "litertlm" in options.formats:
+        bundle = os.path.join(files, LITERT_LM_FILE)
+        export_litert_lm(
+            tflite,
+            student.tokenizer,
+            bundle,
+            context_length=options.context_length,
+            prompt_template=options.prompt_template or default_prompt_template(settings["teacher"]["source"]),
+        )
+        step()
+        verify_litert_lm(bundle, tflite, student, options.prompts, options.max_new_tokens)
         step()
     samples = []
     if options.prompts:

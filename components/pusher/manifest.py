@@ -26,7 +26,9 @@ def file_format(path: str) -> str:
     folder, _, rest = path.partition("/")
     if rest:
         return folder
-    return {".tflite": "tflite", ".model": "sentencepiece"}.get(os.path.splitext(path)[1], os.path.splitext(path)[1].lstrip("."))
+    return {".tflite": "tflite", ".litertlm": "litertlm", ".model": "sentencepiece"}.get(
+        os.path.splitext(path)[1], os.path.splitext(path)[1].lstrip(".")
+    )
 
 
 def installed_packages() -> dict[str, str]:

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from gemma_tf_distill.errors import UserError, WeightsError
+from gemma_tf_distill.export.litert_lm_runtime import LiteRtLmModel
 from gemma_tf_distill.export.litert_runtime import LiteRtModel
 from gemma_tf_distill.export.text import stop_ids, text_pieces
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.model"
 TFLITE_FILE = "model.tflite"
+LITERT_LM_FILE = "model.litertlm"
 SAVED_MODEL_FOLDER = "saved_model"
 _SAVED_MODEL_FILE = "saved_model.pb"
 
@@ -23,7 +25,7 @@ class Generator(Protocol):
     """A loaded model that completes prompts, greedily.
 
     Attributes:
-      format: `saved_model` or `tflite`.
+      format: `saved_model`, `tflite` or `litertlm`.
       context_length: tokens that prompt (with `<bos>`) and completion may have together.
     """
 
@@ -50,7 +52,7 @@ def load_generator(path: str | os.PathLike) -> Generator:
 
     Args:
       path: a SavedModel folder (local, or anything that TensorFlow opens); a pushed version's folder, of which `saved_model` is
-        preferred; or a local `.tflite` with `tokenizer.model` beside it.
+        preferred; a local `.litertlm`; or a local `.tflite` with `tokenizer.model` beside it.
 
     Raises:
       WeightsError: if there is nothing, it is no such model, is damaged, or its tokenizer is missing.
@@ -63,12 +65,14 @@ def load_generator(path: str | os.PathLike) -> Generator:
     if _exists(os.path.join(path, TFLITE_FILE)):
         return LiteRtGenerator(os.path.join(path, TFLITE_FILE))
     if not _exists(path):
-        raise WeightsError(f"no model at {path!r}: give a SavedModel folder, a pushed version's folder, or a .tflite file")
+        raise WeightsError(f"no model at {path!r}: give a SavedModel folder, a pushed version's folder, or a .tflite or .litertlm file")
     if path.endswith(".tflite") and os.path.isfile(path):
         return LiteRtGenerator(path)
+    if path.endswith(".litertlm") and os.path.isfile(path):
+        return LiteRtLmGenerator(path)
     raise WeightsError(
         f"{path} is not a model: a SavedModel folder holds {_SAVED_MODEL_FILE}, a pushed version's folder {SAVED_MODEL_FOLDER}/ or "
-        f"{TFLITE_FILE}, and a LiteRT file ends in .tflite"
+        f"{TFLITE_FILE}, and a LiteRT file ends in .tflite or .litertlm"
     )
 
 
@@ -141,6 +145,23 @@ class LiteRtGenerator:
             if token in stops:
                 return
             yield token
+
+
+class LiteRtLmGenerator:
+    """Runs a `.litertlm`; see `Generator`. The completion comes as LiteRT-LM streams it."""
+
+    format = "litertlm"
+
+    def __init__(self, path: str):
+        """Loads the model; raises as `load_generator` does."""
+        self._model = LiteRtLmModel(path)
+        self.context_length = self._model.context_length
+
+    def generate(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
+        """See `Generator.generate`."""
+        prompt = _clean(prompt)
+        _check_fits(self._model.count_tokens(prompt), max_new_tokens, self.context_length)
+        return self._model.complete(prompt, max_new_tokens)
 
 
 def _clean(prompt: str) -> str:

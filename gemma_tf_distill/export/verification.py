@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.export.generation import LiteRtGenerator
+from gemma_tf_distill.export.litert_lm_runtime import LiteRtLmModel
 from gemma_tf_distill.export.litert_quantization import StoredWeight, stored_weights
 from gemma_tf_distill.export.litert_runtime import LiteRtModel
 from gemma_tf_distill.export.saved_model import GENERATE
@@ -150,6 +152,38 @@ def verify_litert_weights(path: str, student: Gemma, quantization: QuantizationC
         )
 
 
+def verify_litert_lm(path: str, tflite: str, student: Gemma, prompts: Sequence[str], max_new_tokens: int) -> None:
+    """Checks that LiteRT-LM completes prompts with a `.litertlm` as LiteRT does with the `.tflite` that is in it.
+
+    Where a text differs, each of its words must be the `.tflite`'s own first choice after those before it, up to ties: the two
+    runtimes read a prompt in portions of their own.
+
+    Args:
+      path: a local file of `export_litert_lm`.
+      tflite: what it was made of, with `tokenizer.model` beside it.
+      student: what was exported.
+      prompts: texts to complete; those that leave no room in the context are left out; none: one fixed text.
+      max_new_tokens: tokens to add at the most.
+
+    Raises:
+      ParityError: naming the file and the token.
+    """
+    model, reference, tokenizer = LiteRtLmModel(path), LiteRtGenerator(tflite), student.tokenizer
+    for prompt in prompts or [_FALLBACK_PROMPT]:
+        begin = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+        if len(begin) + max_new_tokens > model.context_length:
+            continue
+        text = "".join(model.complete(prompt, max_new_tokens))
+        if text == "".join(reference.generate(prompt, max_new_tokens)):
+            continue
+        window = [*begin, *tokenizer.encode(text)]
+        runtime = LiteRtModel(tflite)
+        runtime.prefill(window[: len(begin) - 1])
+        for position in range(len(begin) - 1, len(window) - 1):
+            logits = runtime.decode(window[position], position)
+            _check(path, student, logits, window[position + 1], window[: position + 1], whose="the .tflite in it")
+
+
 def _difference(stored: StoredWeight, expected: StoredWeight) -> str:
     """In what a matrix differs, as the end of a sentence; empty: in nothing."""
     for field, found, wanted in zip(StoredWeight._fields, stored, expected, strict=True):
@@ -171,15 +205,17 @@ def _student_logits(student: Gemma, window: Sequence[int], quantization: ModelQu
     return head_logits(states[0], embedding, backbone.final_logit_soft_cap).numpy()
 
 
-def _check(path: str, student: Gemma, logits: np.ndarray, choice: int, read: Sequence[int], tie: float = _TIE) -> float:
-    """How far behind the student's first choice a choice is, in nats; raises ParityError where that is more than a tie."""
+def _check(
+    path: str, student: Gemma, logits: np.ndarray, choice: int, read: Sequence[int], tie: float = _TIE, whose: str = "the student"
+) -> float:
+    """How far behind the student's (or another's) first choice a choice is, in nats; raises ParityError where that is more than a tie."""
     best = int(logits.argmax())
     behind = float(logits[best] - logits[choice])
     # Not `behind > tie`: a NaN must not pass.
     if not behind <= tie:
         tokenizer = student.tokenizer
         raise ParityError(
-            f"{path} does not compute what the student computes: after {tokenizer.decode(read)[-60:]!r} ({len(read)} tokens) it chooses "
-            f"{tokenizer.piece(choice)!r}, which the student puts {behind:.3f} nats behind {tokenizer.piece(best)!r}"
+            f"{path} does not compute what {whose} computes: after {tokenizer.decode(read)[-60:]!r} ({len(read)} tokens) it chooses "
+            f"{tokenizer.piece(choice)!r}, which {whose} puts {behind:.3f} nats behind {tokenizer.piece(best)!r}"
         )
     return behind

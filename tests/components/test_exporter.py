@@ -62,7 +62,7 @@ def exported(folders):
 
 def test_the_artifact_holds_what_evaluator_and_pusher_read(exported):
     assert {path.name for path in exported.iterdir()} == {"Format-Serving", "files", "export.json"}
-    assert {path.name for path in (exported / "files").iterdir()} == {"model.tflite", "tokenizer.model"}
+    assert {path.name for path in (exported / "files").iterdir()} == {"model.tflite", "model.litertlm", "tokenizer.model"}
     signatures = tf.saved_model.load(str(exported / "Format-Serving")).signatures
     assert {"serving_default", "generate", "eval"} <= set(signatures)
     assert set(signatures["eval"].structured_input_signature[1]) == {"examples"}
@@ -70,7 +70,7 @@ def test_the_artifact_holds_what_evaluator_and_pusher_read(exported):
 
 def test_the_report_shows_teacher_and_student_side_by_side(exported, teacher, student):
     report = json.loads((exported / "export.json").read_text())
-    assert report["formats"] == ["saved_model", "tflite"]
+    assert report["formats"] == ["saved_model", "tflite", "litertlm"]
     assert report["seconds"] > 0
     assert [sample["prompt"] for sample in report["samples"]] == PROMPTS
     assert [sample["student"] for sample in report["samples"]] == sample_completions(student, PROMPTS, 6)

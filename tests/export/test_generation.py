@@ -18,9 +18,12 @@ CONTEXT, NEW = 64, 10  # of the `pushed` fixture
 PROMPTS = ["Returns the", "", "naïve ☕ 漢字 \U0001f600 \x00", "The quick brown fox jumps over the lazy dog"]
 
 
-@pytest.fixture(scope="module", params=["saved_model", "tflite"])
+FILES = {"saved_model": "saved_model", "tflite": "model.tflite", "litertlm": "model.litertlm"}
+
+
+@pytest.fixture(scope="module", params=FILES)
 def model(request, pushed):
-    return load_generator(pushed / {"saved_model": "saved_model", "tflite": "model.tflite"}[request.param])
+    return load_generator(pushed / FILES[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +44,17 @@ def test_every_format_writes_what_the_student_writes(model, expected):
     for prompt in PROMPTS:
         pieces = list(model.generate(prompt, NEW))
         assert "".join(pieces) == expected[prompt]
-        if model.format == "tflite":
+        if model.format != "saved_model":
             assert len(pieces) > 1
 
 
-def test_a_tflite_runs_without_tensorflow_and_prints_its_text_only(pushed, expected):
+@pytest.mark.parametrize("file", ["model.tflite", "model.litertlm"])
+def test_phone_formats_run_without_tensorflow_and_print_their_text_only(pushed, expected, file):
     program = f"""
 import sys
 sys.modules["tensorflow"] = sys.modules["keras"] = None
 from gemma_tf_distill.export.generation import load_generator
-print("".join(load_generator({str(pushed / "model.tflite")!r}).generate("Returns the", {NEW})))
+print("".join(load_generator({str(pushed / file)!r}).generate("Returns the", {NEW})))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, expected["Returns the"] + "\n", "")
@@ -83,13 +87,21 @@ def test_no_model(tmp_path):
         load_generator(tmp_path / "notes.txt")
 
 
+@pytest.mark.parametrize("suffix", ["tflite", "litertlm"])
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
-def test_a_truncated_tflite(pushed, tmp_path, share):
-    content = (pushed / "model.tflite").read_bytes()
-    (tmp_path / "model.tflite").write_bytes(content[: int(len(content) * share)])
+def test_a_truncated_file(pushed, tmp_path, suffix, share):
+    content = (pushed / f"model.{suffix}").read_bytes()
+    (tmp_path / f"model.{suffix}").write_bytes(content[: int(len(content) * share)])
     shutil.copy(pushed / "tokenizer.model", tmp_path)
-    with pytest.raises(WeightsError, match=r"not a whole \.tflite"):
-        load_generator(tmp_path / "model.tflite")
+    with pytest.raises(WeightsError, match=rf"not a whole \.{suffix}"):
+        load_generator(tmp_path / f"model.{suffix}")
+
+
+def test_a_litertlm_without_what_it_needs(tmp_path):
+    # Its header says that there is nothing in it.
+    (tmp_path / "model.litertlm").write_bytes(b"LITERTLM" + b"\0" * 100_000)
+    with pytest.raises(WeightsError, match="litertlm"):
+        load_generator(tmp_path / "model.litertlm")
 
 
 def test_a_tflite_that_is_something_else(pushed, tmp_path):
@@ -116,6 +128,7 @@ def test_a_damaged_saved_model(pushed, tmp_path):
     ("package", "name", "message"),
     [
         ("ai_edge_litert", "model.tflite", r"needs ai-edge-litert, which is not installed: pip install 'gemma-tf-distill\[litert\]'"),
+        ("litert_lm", "model.litertlm", r"needs litert-lm, which is not installed: pip install 'gemma-tf-distill\[litert\]'"),
         ("tensorflow_text", "saved_model", "pip install tensorflow-text"),
     ],
 )

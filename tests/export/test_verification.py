@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from gemma_tf_distill.export.litert import export_litert
 from gemma_tf_distill.export.samples import sample_completions
-from gemma_tf_distill.export.verification import ParityError, verify_litert, verify_saved_model
+from gemma_tf_distill.export.verification import ParityError, verify_litert, verify_litert_lm, verify_saved_model
 from gemma_tf_distill.gemma.student import trim_teacher
 from gemma_tf_distill.gemma.vocabulary import full_vocabulary
 
@@ -39,6 +40,16 @@ def test_another_models_files_are_named(pushed, another):
     window = [2, *np.random.default_rng(1).integers(4, 420, size=20).tolist()]
     with pytest.raises(ParityError, match=r"model\.tflite does not compute what the student computes: after .* nats behind"):
         verify_litert(str(pushed / "model.tflite"), another, [window])
+
+
+def test_a_bundle_is_held_to_the_tflite_in_it(pushed, tiny_teacher, another, tmp_path):
+    bundle, tflite = str(pushed / "model.litertlm"), str(pushed / "model.tflite")
+    verify_litert_lm(bundle, tflite, tiny_teacher, [*PROMPTS, LONG], 10)
+    verify_litert_lm(bundle, tflite, tiny_teacher, [], 10)
+    export_litert(another, str(tmp_path / "model.tflite"), context_length=64, prefill_lengths=(4, 16))
+    (tmp_path / "tokenizer.model").write_bytes(another.tokenizer.proto)
+    with pytest.raises(ParityError, match=r"model\.litertlm does not compute what the \.tflite in it computes: after .* nats behind"):
+        verify_litert_lm(bundle, str(tmp_path / "model.tflite"), another, PROMPTS, 10)
 
 
 def test_no_prompts_make_no_samples(tiny_teacher):

@@ -36,7 +36,7 @@ def test_a_model_is_trained_judged_and_pushed(run):
     assert student["layers"] == len(load_config("quick").student.layers)
     pushed = pathlib.Path(report["pushed"])
     manifest = json.loads((folder / pushed / "manifest.json").read_text())
-    assert {"saved_model", "tflite", "sentencepiece"} <= {file["format"] for file in manifest["files"]}
+    assert {"saved_model", "tflite", "litertlm", "sentencepiece"} <= {file["format"] for file in manifest["files"]}
     for file in manifest["files"]:
         assert (folder / pushed / file["path"]).stat().st_size == file["bytes"]
     assert "tokens/s" in done.stdout

@@ -1,0 +1,84 @@
+"""Runs a `.litertlm` in LiteRT-LM. Imports neither TensorFlow nor Keras, so that it starts at once."""
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+
+from gemma_tf_distill.errors import MissingExtraError, WeightsError
+from gemma_tf_distill.export.native_output import native_output_to_log
+
+
+class LiteRtLmModel:
+    """A loaded `.litertlm`; every completion is a session of its own.
+
+    Attributes:
+      context_length: tokens that its caches hold.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int | None = None):
+        """Loads a file.
+
+        Args:
+          path: a local file of `export_litert_lm`, or another's.
+          threads: threads that the CPU may use; none: as many as there are processors.
+
+        Raises:
+          MissingExtraError: if litert-lm is not installed.
+          WeightsError: if the file is not a `.litertlm`, or is damaged.
+        """
+        try:
+            import litert_lm
+        except ImportError as error:
+            raise MissingExtraError("litert-lm", "litert", "running a .litertlm") from error
+        path = os.fspath(path)
+        _check_whole(path)
+        litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
+        with native_output_to_log("LiteRT-LM"):
+            try:
+                with litert_lm.ModelInfo(path) as info:
+                    self.context_length = int(info.max_context_tokens)
+                self._engine = litert_lm.Engine(
+                    path,
+                    litert_lm.Backend.CPU(thread_count=threads or os.cpu_count() or 1),
+                    max_num_tokens=self.context_length,
+                    # Weights that were repacked for this processor would be written beside the file.
+                    cache_dir=":nocache",
+                )
+            except (RuntimeError, ValueError) as error:
+                raise WeightsError(f"{path} cannot be loaded by LiteRT-LM ({' '.join(str(error).split())}): export it again") from error
+        # Top-p among the best word alone is the runtime's only greedy sampler.
+        self._greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens that a prompt takes in the context, `<bos>` included."""
+        return 1 + len(self._engine.tokenize(prompt)) if prompt else 1
+
+    def complete(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
+        """The greedy completion of a prompt, in pieces as they are made.
+
+        Args:
+          prompt: any text, also none.
+          max_new_tokens: at the most; prompt and completion must fit in the context together.
+        """
+        session = self._engine.create_session(apply_prompt_template=False, sampler_config=self._greedy, max_output_tokens=max_new_tokens)
+        try:
+            session.run_prefill([prompt])
+            for response in session.run_decode_async():
+                yield response.texts[0]
+        finally:
+            session.close()
+
+
+def _check_whole(path: str) -> None:
+    """Raises WeightsError unless every section of a `.litertlm` lies inside the file, as LiteRT-LM itself does not ask."""
+    from litert_lm_builder import litertlm_peek
+
+    damaged = WeightsError(f"{path} is not a whole .litertlm ({os.path.getsize(path)} bytes): copy or export it again")
+    try:
+        sections = litertlm_peek.read_litertlm_header(path, io.StringIO()).SectionMetadata()
+        ends = [sections.Objects(index).EndOffset() for index in range(sections.ObjectsLength())]
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise damaged from error
+    if max(ends, default=0) > os.path.getsize(path):
+        raise damaged
