@@ -1,9 +1,10 @@
-"""Greedy decoding as one TensorFlow graph: prefill once, then a loop of single tokens over a key-value cache."""
+"""Decoding as one TensorFlow graph: prefill once, then a loop of single tokens over a key-value cache."""
 
 from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from gemma_tf_distill.export.sampling import Choice, most_probable
 from gemma_tf_distill.gemma.functional import Cache, GemmaShape, empty_cache, hidden_states, logits
 
 # Prompts are read in pieces of at most this many tokens: attention scores take [heads, piece, context], not [heads, context, context].
@@ -11,12 +12,17 @@ _PREFILL_PIECE = 512
 _NOTHING = -1
 
 
-def greedy_completions(
-    shape: GemmaShape, weights: Mapping[str, tf.Tensor], prompts: tf.RaggedTensor, max_new_tokens: int | tf.Tensor, stops: Sequence[int]
+def completions(
+    shape: GemmaShape,
+    weights: Mapping[str, tf.Tensor],
+    prompts: tf.RaggedTensor,
+    max_new_tokens: int | tf.Tensor,
+    stops: Sequence[int],
+    choose: Choice = most_probable,
 ) -> tf.RaggedTensor:
-    """The most probable next token, again and again.
+    """The next token, again and again.
 
-    Rows are independent: a row's completion does not depend on the others in the batch.
+    Rows are independent: a row's greedy completion does not depend on the others in the batch.
 
     Args:
       shape: the model's shape.
@@ -24,6 +30,7 @@ def greedy_completions(
       prompts: int32 [B, (length)], at least one token each, which should be `<bos>`.
       max_new_tokens: at least 1.
       stops: ids that end a completion.
+      choose: the next token from the scores of all words.
 
     Returns:
       int32 [B, (new tokens)], without the token that ended it.
@@ -50,8 +57,8 @@ def greedy_completions(
         shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, shape.hidden_dim]), cache_shapes),
     )
 
-    def choose(last: tf.Tensor, running: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        token = tf.argmax(logits(shape, weights, last), axis=-1, output_type=tf.int32)
+    def following(last: tf.Tensor, index: tf.Tensor, running: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        token = choose(logits(shape, weights, last), index)
         return token, tf.logical_and(running, tf.reduce_all(token[:, tf.newaxis] != tf.constant(stops, tf.int32), axis=-1))
 
     def write(found: tf.Tensor, index: tf.Tensor, token: tf.Tensor, running: tf.Tensor) -> tf.Tensor:
@@ -62,10 +69,10 @@ def greedy_completions(
         index: tf.Tensor, token: tf.Tensor, running: tf.Tensor, found: tf.Tensor, cache: Cache
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, Cache]:
         last, cache = forward(token[:, tf.newaxis], length + index - 1, cache)
-        token, running = choose(last, running)
+        token, running = following(last, index, running)
         return index + 1, token, running, write(found, index, token, running), cache
 
-    token, running = choose(last, tf.ones([batch], tf.bool))
+    token, running = following(last, tf.constant(0), tf.ones([batch], tf.bool))
     found = write(tf.fill([batch, max_new_tokens], _NOTHING), tf.constant(0), token, running)
     rows = tf.TensorShape([None])
     _, _, _, found, _ = tf.while_loop(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from gemma_tf_distill.export.decoding import greedy_completions
+from gemma_tf_distill.export.decoding import completions
 from gemma_tf_distill.export.text import stop_ids
 from gemma_tf_distill.gemma.functional import shape_of, weights_of
 from gemma_tf_distill.gemma.model import Gemma
@@ -25,5 +25,5 @@ def sample_completions(gemma: Gemma, prompts: Sequence[str], max_new_tokens: int
     weights = {name: tf.constant(value) for name, value in weights_of(gemma).items()}
     ids = tf.ragged.constant([[gemma.tokenizer.bos_id, *gemma.tokenizer.encode(prompt)] for prompt in prompts], tf.int32)
     stops = stop_ids(gemma.tokenizer)
-    decode = tf.function(lambda ids: greedy_completions(shape, weights, ids, max_new_tokens, stops), autograph=False)
+    decode = tf.function(lambda ids: completions(shape, weights, ids, max_new_tokens, stops), autograph=False)
     return [gemma.tokenizer.decode(row) for row in decode(ids).to_list()]

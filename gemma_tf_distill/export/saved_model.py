@@ -5,16 +5,19 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from gemma_tf_distill.config import QuantizationConfig
-from gemma_tf_distill.export.decoding import greedy_completions
+from gemma_tf_distill.export.decoding import completions
 from gemma_tf_distill.export.files import published
+from gemma_tf_distill.export.sampling import Choice, most_probable, sampled
 from gemma_tf_distill.export.text import stop_ids
-from gemma_tf_distill.export.token_sums import token_sums
+from gemma_tf_distill.export.token_sums import log_likelihoods, token_sums
 from gemma_tf_distill.export.weight_store import WeightStore
 from gemma_tf_distill.gemma.functional import shape_of
 from gemma_tf_distill.gemma.model import Gemma
 
 SERVING = "serving_default"
 GENERATE = "generate"
+SAMPLE = "sample"
+SCORE = "score"
 EVAL = "eval"
 
 
@@ -68,6 +71,29 @@ class ServingModule(tf.Module):
     @_graph(tf.TensorSpec([None], tf.string, name="prompt"), tf.TensorSpec([], tf.int32, name="max_new_tokens"))
     def generate(self, prompt: tf.Tensor, max_new_tokens: tf.Tensor) -> dict[str, tf.Tensor]:
         """The signature `generate`."""
+        return self._completed(prompt, max_new_tokens, most_probable)
+
+    @_graph(
+        tf.TensorSpec([None], tf.string, name="prompt"),
+        tf.TensorSpec([], tf.int32, name="max_new_tokens"),
+        tf.TensorSpec([], tf.float32, name="temperature"),
+        tf.TensorSpec([], tf.int32, name="top_k"),
+        tf.TensorSpec([], tf.float32, name="top_p"),
+        tf.TensorSpec([], tf.int32, name="seed"),
+    )
+    def sample(
+        self,
+        prompt: tf.Tensor,
+        max_new_tokens: tf.Tensor,
+        temperature: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        """The signature `sample`."""
+        return self._completed(prompt, max_new_tokens, sampled(temperature, top_k, top_p, seed))
+
+    def _completed(self, prompt: tf.Tensor, max_new_tokens: tf.Tensor, choose: Choice) -> dict[str, tf.Tensor]:
         max_new_tokens = tf.clip_by_value(max_new_tokens, 1, self.context_length - 1)
         ids = self._prompt_ids(prompt)
         lengths = tf.cast(ids.row_lengths(), tf.int32)
@@ -75,8 +101,13 @@ class ServingModule(tf.Module):
         first = tf.maximum(lengths - (self.context_length - max_new_tokens - 1), 1)
         positions = tf.ragged.range(lengths)
         kept = tf.ragged.boolean_mask(ids, tf.logical_or(positions == 0, positions >= first[:, tf.newaxis]))
-        found = greedy_completions(self._shape, self._weights.read(), kept, max_new_tokens, self._stops)
+        found = completions(self._shape, self._weights.read(), kept, max_new_tokens, self._stops, choose)
         return {"text": self._tokenizer.detokenize(found), "token_ids": found.to_tensor()}
+
+    @_graph(tf.TensorSpec([None], tf.string, name="text"))
+    def score(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The signature `score`."""
+        return log_likelihoods(self._shape, self._weights.read(), self._prompt_ids(text)[:, : tf.identity(self.context_length)])
 
     @_graph(tf.TensorSpec([None], tf.string, name="examples"))
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -108,6 +139,10 @@ def export_saved_model(
         `context_length - max_new_tokens - 1` tokens, after `<bos>`.
       `generate`: the same with `max_new_tokens` int32 [] as a second input (clipped to 1 ... context_length - 1), and also
         `token_ids` int32 [B, n], the completions' ids with zeros at the right.
+      `sample`: as `generate`, at random: further inputs, all [], are `temperature` float32 (0: greedy), `top_k` int32 (0: all words),
+        `top_p` float32 (1: all words) and `seed` int32; see `export.sampling.sampled`.
+      `score`: `text` string [B] to `log_likelihood` float32 [B], in nats, and `token_count` int32 [B]: of the text after `<bos>`, as far
+        as it fits in the context.
       `eval`: `examples` string [B], scored windows, to the sums that `token_sums` describes, float32 [B] each.
 
     Args:
@@ -127,6 +162,12 @@ def export_saved_model(
     module = ServingModule(
         gemma, context_length=context_length, max_new_tokens=max_new_tokens, window=window, top_k=top_k, quantization=quantization
     )
-    signatures = {SERVING: module.serve, GENERATE: module.generate, EVAL: module.evaluate}
+    signatures = {
+        SERVING: module.serve,
+        GENERATE: module.generate,
+        SAMPLE: module.sample,
+        SCORE: module.score,
+        EVAL: module.evaluate,
+    }
     with published(path) as beside:
         tf.saved_model.save(module, beside, signatures=signatures)

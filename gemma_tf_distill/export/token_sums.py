@@ -1,4 +1,4 @@
-"""What the Evaluator measures: sums over a window's tokens, one window at a time, so that they can be added and divided later."""
+"""Sums over the tokens of a window or a text, one at a time, so that they can be added and divided later: what the Evaluator measures."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -60,7 +60,39 @@ def token_sums(shape: GemmaShape, weights: Mapping[str, tf.Tensor], examples: tf
     return dict(zip(SUMS, (nll, kl, hits, teacher_nll, tf.reduce_sum(mask, axis=-1)), strict=True))
 
 
-def _in_chunks(function: Callable[..., tf.Tensor], tensors: Sequence[tf.Tensor], size: int, width: int) -> tf.Tensor:
+def log_likelihoods(shape: GemmaShape, weights: Mapping[str, tf.Tensor], texts: tf.RaggedTensor) -> dict[str, tf.Tensor]:
+    """How probable texts are.
+
+    Args:
+      shape: the model's shape.
+      weights: its weights (see `gemma.functional.weights_of`).
+      texts: int32 [B, (length)], each beginning with `<bos>`.
+
+    Returns:
+      `log_likelihood` float32 [B], in nats: the sum of the log-probabilities of each token but the first, after those before it;
+      `token_count` int32 [B], how many those are.
+    """
+    counts = tf.maximum(tf.cast(texts.row_lengths(), tf.int32) - 1, 0)
+    # So that there is a prediction, of no weight, also where nothing follows <bos>, and where there are no texts.
+    tokens = tf.pad(texts.to_tensor(), [[0, 0], [0, 2]])
+    predictions = tf.shape(tokens)[1] - 1
+    mask = tf.sequence_mask(counts, predictions, tf.float32)
+
+    def text(tokens: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        hidden, _ = hidden_states(shape, weights, tokens[:, :-1])
+
+        def terms(hidden: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+            return tf.gather(tf.nn.log_softmax(logits(shape, weights, hidden)), labels, batch_dims=1)[:, tf.newaxis]
+
+        flat = [tf.reshape(hidden, [-1, shape.hidden_dim]), tf.reshape(tokens[:, 1:], [-1])]
+        found = _in_chunks(terms, flat, max(1, _LOGITS_AT_A_TIME // shape.vocabulary_size), 1)
+        return tf.reduce_sum(tf.reshape(found, [-1, predictions]) * mask, axis=1, keepdims=True)
+
+    found = _in_chunks(text, [tokens, mask], tf.maximum(1, _TOKENS_AT_A_TIME // predictions), 1)
+    return {"log_likelihood": found[:, 0], "token_count": counts}
+
+
+def _in_chunks(function: Callable[..., tf.Tensor], tensors: Sequence[tf.Tensor], size: int | tf.Tensor, width: int) -> tf.Tensor:
     """Applies `function` to at most `size` rows of `tensors` at a time; it makes float32 [rows, width], and so does this."""
     rows = tf.shape(tensors[0])[0]
     chunks = -(-rows // size)

@@ -93,10 +93,10 @@ def test_a_completion_ends_before_a_stop_token(tiny_teacher):
     shape, weights = shape_of(tiny_teacher), weights_of(tiny_teacher)
     prompts = [[tiny_teacher.tokenizer.bos_id, *tiny_teacher.tokenizer.encode(prompt)] for prompt in PROMPTS]
     ragged = tf.ragged.constant(prompts, tf.int32)
-    endless = decoding.greedy_completions(shape, weights, ragged, NEW, ()).to_list()
+    endless = decoding.completions(shape, weights, ragged, NEW, ()).to_list()
     assert {len(row) for row in endless} == {NEW}
     stop = endless[0][3]
-    stopped = decoding.greedy_completions(shape, weights, ragged, NEW, (stop,)).to_list()
+    stopped = decoding.completions(shape, weights, ragged, NEW, (stop,)).to_list()
     assert stopped == [row[: row.index(stop)] if stop in row else row for row in endless]
     assert len(stopped[0]) <= 3
 
@@ -104,9 +104,41 @@ def test_a_completion_ends_before_a_stop_token(tiny_teacher):
 def test_a_prompt_read_in_pieces_is_completed_the_same(tiny_teacher, monkeypatch):
     shape, weights = shape_of(tiny_teacher), weights_of(tiny_teacher)
     prompts = tf.ragged.constant([[2, *tiny_teacher.tokenizer.encode("The quick brown fox jumps over")], [2, 80, 81]], tf.int32)
-    whole = decoding.greedy_completions(shape, weights, prompts, NEW, ()).to_list()
+    whole = decoding.completions(shape, weights, prompts, NEW, ()).to_list()
     monkeypatch.setattr(decoding, "_PREFILL_PIECE", 4)
-    assert decoding.greedy_completions(shape, weights, prompts, NEW, ()).to_list() == whole
+    assert decoding.completions(shape, weights, prompts, NEW, ()).to_list() == whole
+
+
+def sample(loaded, prompts: Sequence[str], **options) -> list[list[int]]:
+    inputs = {"max_new_tokens": NEW, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 0, **options}
+    found = loaded.signatures["sample"](prompt=tf.constant(prompts), **{name: tf.constant(value) for name, value in inputs.items()})
+    return found["token_ids"].numpy().tolist()
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.0}, {"temperature": -1.0, "top_k": 5}])
+def test_a_sample_from_one_word_is_greedy(loaded, options):
+    greedy = loaded.signatures["generate"](prompt=tf.constant(PROMPTS), max_new_tokens=tf.constant(NEW))["token_ids"]
+    assert sample(loaded, PROMPTS, **options) == greedy.numpy().tolist()
+
+
+def test_a_sample_follows_its_seed(loaded):
+    found = [sample(loaded, ["Returns the"] * 3, seed=seed) for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]
+    assert len({tuple(row) for row in found[0]}) > 1
+
+
+def test_a_score_is_the_sum_of_the_tokens_log_probabilities(tiny_teacher, loaded):
+    texts = [*PROMPTS, "of the values along an axis. " * 30]
+    found = loaded.signatures["score"](text=tf.constant(texts))
+    for text, log_likelihood, count in zip(texts, found["log_likelihood"].numpy(), found["token_count"].numpy(), strict=True):
+        ids = [tiny_teacher.tokenizer.bos_id, *tiny_teacher.tokenizer.encode(text)][:CONTEXT]
+        assert count == len(ids) - 1
+        if count:
+            log_probs = tf.nn.log_softmax(tiny_teacher.logits(np.array([ids[:-1]], np.int32)))[0].numpy()
+            np.testing.assert_allclose(log_likelihood, log_probs[np.arange(count), ids[1:]].sum(), rtol=1e-5)
+        else:
+            assert log_likelihood == 0
+    assert loaded.signatures["score"](text=tf.constant([], tf.string))["token_count"].shape == (0,)
 
 
 def scored_windows(gemma: Gemma, rows: int, noise: float) -> tuple[list[bytes], dict[str, np.ndarray]]:
