@@ -51,7 +51,7 @@ def fit_quantized(
       run: with checkpoints of its own.
       batches: as of the training in float. With the student's own probabilities only the tokens are read.
       heldout: `evaluation_batches`.
-      training: batches, clipping and so on are the same; epochs and learning rate are the quantization's, and no layer is left out.
+      training: batches, clipping and so on are the same; epochs and learning rate are as `quantization` says, and no layer is left out.
       distillation: of the training in float; what it says of the teacher holds where the targets are the teacher's.
       quantization: with a scheme; of no epochs: the student is only rounded.
       windows: how many there are to train on.
@@ -67,9 +67,8 @@ def fit_quantized(
     evaluate = HeldoutEvaluation(student, as_it_runs)
     rounded = evaluate(heldout)
     if quantization.epochs:
-        training = dataclasses.replace(
-            training, epochs=quantization.epochs, learning_rate=quantization.peak_learning_rate, layer_dropout=0.0
-        )
+        rate = quantization.peak_learning_rate(training.learning_rate)
+        training = dataclasses.replace(training, epochs=quantization.epochs, learning_rate=rate, layer_dropout=0.0)
         if quantization.targets == "student":
             distillation = DistillationConfig(alpha=1.0, targets="dense")
             teacher, kept_layers = _copy(student), None
