@@ -19,14 +19,18 @@ def check_inputs(config: Config) -> None:
     _check_package("tfx", "tfx", "gemma-distill run")
     if "tflite" in config.export.formats:
         _check_package("ai_edge_litert", "litert", "export.formats with tflite")
+        if config.quantization.scheme:
+            _check_package("ai_edge_quantizer", "litert", "export.formats with tflite and quantization.scheme")
     if "litertlm" in config.export.formats:
-        _check_package("litert_lm", "litert", "export.formats with litertlm")
+        for module in ("litert_lm", "litert_lm_builder"):
+            _check_package(module, "litert", "export.formats with litertlm")
     # First, since it needs no TensorFlow: most mistakes are told within a second or two.
     check_corpus(config.corpus)
     _check_models(config)
 
 
 def _check_models(config: Config) -> None:
+    from gemma_tf_distill.export.litert_quantization import check_schemes
     from gemma_tf_distill.gemma.presets import preset_architecture
     from gemma_tf_distill.gemma.student import check_layers, student_architecture
     from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
@@ -46,7 +50,10 @@ def _check_models(config: Config) -> None:
     if student.preset is not None:
         preset_architecture(student.preset, "student.preset")
     if config.quantization.scheme:
-        weight_schemes(config.quantization, student_architecture(student, teacher))
+        sizes = student_architecture(student, teacher)
+        schemes = weight_schemes(config.quantization, sizes)
+        if "tflite" in config.export.formats:
+            check_schemes(schemes, sizes)
     tokenizer = load_tokenizer(config.teacher.source)
     if isinstance(student.vocabulary, int):
         # Of no counts at all, the smallest vocabulary that there can be.

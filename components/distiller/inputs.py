@@ -11,7 +11,7 @@ import tensorflow as tf
 from components.artifacts import METRICS_FILE
 from components.teacher_scorer.address import whole_address
 from gemma_tf_distill.config import DistillationConfig, TrainingConfig
-from gemma_tf_distill.data.batches import evaluation_batches, split_files
+from gemma_tf_distill.data.batches import evaluation_batches
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.files import write_bytes
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
@@ -62,7 +62,7 @@ class TrainingInputs:
                 f"training.batch_size is {training.batch_size}, but there are {store.windows} windows: choose at most as many"
             )
         heldout = evaluation_batches(
-            split_files(examples_uri, "heldout"), window=settings["window"], top_k=distillation.top_k, batch_size=training.batch_size
+            store.heldout_files(), window=settings["window"], top_k=distillation.top_k, batch_size=training.batch_size
         )
         return cls(vocabulary, store, store.files(), heldout, training.batch_size, settings["seed"])
 

@@ -82,7 +82,7 @@ def export(student_uri: str, model_uri: str, config: str) -> None:
             prompt_template=options.prompt_template or default_prompt_template(settings["teacher"]["source"]),
         )
         step()
-        verify_litert_lm(bundle, tflite, student, options.prompts, options.max_new_tokens)
+        verify_litert_lm(bundle, tflite, student, options.prompts, options.max_new_tokens, quantization)
         step()
     samples = []
     if options.prompts:

@@ -103,7 +103,8 @@ class DistillationConfig:
       targets: `top_k` (the teacher's k best words, stored once), `sampled` (`draws` words drawn from the teacher, stored once:
         Gemma Team 2025, section 2.2) or `dense` (the whole distribution, which needs the teacher while training).
       top_k: the most words that are stored for a token.
-      least_probability: words that the teacher finds less probable are not stored; they belong to the tail.
+      least_probability: words that the teacher finds less probable are not stored; they belong to the tail, as do all below 4e-5, where
+        the store's scale ends.
       draws: words drawn for every token where targets are sampled.
       tail: what becomes of the words outside the top k: one `bucket`, or `renormalise` the top k to a distribution of their own.
       divergence: `forward_kl`, `reverse_kl`, `jensen_shannon` or `total_variation`.

@@ -82,7 +82,7 @@ def export_litert(
       MissingExtraError: if ai-edge-quantizer is needed and not installed.
     """
     schemes = {} if quantization is None else weight_schemes(quantization, gemma.config)
-    check_schemes(schemes)
+    check_schemes(schemes, gemma.config)
     shape, weights = shape_of(gemma), weights_of(gemma)
     check_size(sum(value.nbytes for value in weights.values()))
     module = tf.Module()

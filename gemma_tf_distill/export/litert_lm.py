@@ -31,9 +31,9 @@ PROMPT_TEMPLATES = {
 
 
 def default_prompt_template(teacher_source: str) -> str:
-    """`gemma` for the students of instruct models, as KerasHub's presets and Google's files name them; `plain` for all others."""
-    name = os.path.basename(teacher_source).lower()
-    return "gemma" if re.search(r"instruct|(?<![a-z])it(?![a-z])", name) else "plain"
+    """`gemma` for the students of instruct models, as KerasHub's presets and Google's files and folders name them; else `plain`."""
+    name = "/".join(teacher_source.lower().rstrip("/").split("/")[-2:])
+    return "gemma" if re.search(r"instruct|-it(?![a-z])", name) else "plain"
 
 
 def export_litert_lm(tflite: str, tokenizer: Tokenizer, path: str, *, context_length: int, prompt_template: str = "plain") -> None:

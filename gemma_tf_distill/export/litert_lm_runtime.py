@@ -4,6 +4,7 @@ import io
 import os
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from gemma_tf_distill.errors import MissingExtraError, WeightsError
 from gemma_tf_distill.export.native_output import native_output_to_log
@@ -25,14 +26,18 @@ class LiteRtLmModel:
 
         Raises:
           MissingExtraError: if litert-lm is not installed.
-          WeightsError: if the file is not a `.litertlm`, or is damaged.
+          WeightsError: if there is no such file, it is not a `.litertlm`, or is damaged.
         """
         try:
             import litert_lm
+            from litert_lm_builder import litertlm_core, litertlm_peek
         except ImportError as error:
             raise MissingExtraError("litert-lm", "litert", "running a .litertlm") from error
         path = os.fspath(path)
-        _check_whole(path)
+        if not os.path.isfile(path):
+            raise WeightsError(f"no file at {path!r}: give a .litertlm")
+        if not _is_whole(path, litertlm_core, litertlm_peek):
+            raise WeightsError(f"{path} is not a whole .litertlm ({os.path.getsize(path)} bytes): copy or export it again")
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
         with native_output_to_log("LiteRT-LM"):
             try:
@@ -70,15 +75,16 @@ class LiteRtLmModel:
             session.close()
 
 
-def _check_whole(path: str) -> None:
-    """Raises WeightsError unless every section of a `.litertlm` lies inside the file, as LiteRT-LM itself does not ask."""
-    from litert_lm_builder import litertlm_peek
-
-    damaged = WeightsError(f"{path} is not a whole .litertlm ({os.path.getsize(path)} bytes): copy or export it again")
+def _is_whole(path: str, core: Any, peek: Any) -> bool:
+    """Whether header and sections of a `.litertlm` lie inside the file, which LiteRT-LM itself does not ask."""
+    size = os.path.getsize(path)
     try:
-        sections = litertlm_peek.read_litertlm_header(path, io.StringIO()).SectionMetadata()
-        ends = [sections.Objects(index).EndOffset() for index in range(sections.ObjectsLength())]
-    except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise damaged from error
-    if max(ends, default=0) > os.path.getsize(path):
-        raise damaged
+        with open(path, "rb") as file:
+            file.seek(core.HEADER_END_LOCATION_BYTE_OFFSET)
+            (header_end,) = struct.unpack("<Q", file.read(8))
+        if header_end > size:
+            return False
+        sections = peek.read_litertlm_header(path, io.StringIO()).SectionMetadata()
+        return all(sections.Objects(index).EndOffset() <= size for index in range(sections.ObjectsLength()))
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError):
+        return False

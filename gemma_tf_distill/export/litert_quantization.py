@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.errors import ConfigError, MissingExtraError, WeightsError
 from gemma_tf_distill.export.native_output import native_output_to_log
+from gemma_tf_distill.quantization.layout import matmul_shapes
 from gemma_tf_distill.quantization.schemes import IntegerScheme, Scheme
 
 Content: TypeAlias = bytes | bytearray
@@ -60,9 +61,22 @@ def read_weight(name: str, variable: tf.Variable) -> tf.Tensor:
         return variable.read_value()
 
 
-def check_schemes(schemes: Mapping[str, Scheme]) -> None:
-    """Raises ConfigError for the first weight whose scheme a `.tflite` can't hold."""
+def check_schemes(schemes: Mapping[str, Scheme], sizes: Mapping[str, Any]) -> None:
+    """Raises ConfigError for the first weight whose scheme a `.tflite` can't hold, or its runtime not multiply by.
+
+    Args:
+      schemes: of the weights.
+      sizes: a backbone's config.
+    """
+    shapes = matmul_shapes(sizes)
     for name, scheme in schemes.items():
+        inputs = shapes[name][1]
+        if scheme.code_bits == 4 and inputs % 2:
+            # Two codes share a byte. LiteRT 2.3 loads such a file, and computes something else with it.
+            raise ConfigError(
+                f"{name} has {inputs} inputs, and LiteRT multiplies by int4 weights with an even number of inputs only: choose "
+                "int8_channel in quantization.overrides for it, or other sizes"
+            )
         if not isinstance(scheme, IntegerScheme):
             raise ConfigError(
                 f"{name} is quantised as {scheme.name}, and a .tflite holds weights in int4, int8 and float32: choose another "

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.errors import UserError
-from gemma_tf_distill.export.generation import LiteRtGenerator
 from gemma_tf_distill.export.litert_lm_runtime import LiteRtLmModel
 from gemma_tf_distill.export.litert_quantization import StoredWeight, stored_weights
 from gemma_tf_distill.export.litert_runtime import LiteRtModel
 from gemma_tf_distill.export.saved_model import GENERATE
+from gemma_tf_distill.export.text import stop_ids
 from gemma_tf_distill.gemma.functional import weights_of
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import ModelQuantization, quantized_weights
@@ -48,7 +48,7 @@ class Completion:
 
 
 def verify_saved_model(path: str, student: Gemma, prompts: Sequence[str], max_new_tokens: int) -> list[Completion]:
-    """Checks that every token of a SavedModel's completions is the student's own first choice.
+    """Checks that every token of a SavedModel's completions is the student's own first choice, and so is their end.
 
     Args:
       path: a folder of `export_saved_model`.
@@ -78,6 +78,8 @@ def verify_saved_model(path: str, student: Gemma, prompts: Sequence[str], max_ne
         logits = _student_logits(student, window)
         for position in range(len(begin), len(window)):
             _check(path, student, logits[position - 1], window[position], window[:position])
+        if len(ids) < max_new_tokens:
+            _check(path, student, logits[-1], _likeliest_stop(student, logits[-1]), window)
         completions.append(Completion(window, text.decode(errors="replace")))
     return completions
 
@@ -152,36 +154,61 @@ def verify_litert_weights(path: str, student: Gemma, quantization: QuantizationC
         )
 
 
-def verify_litert_lm(path: str, tflite: str, student: Gemma, prompts: Sequence[str], max_new_tokens: int) -> None:
-    """Checks that LiteRT-LM completes prompts with a `.litertlm` as LiteRT does with the `.tflite` that is in it.
+def verify_litert_lm(
+    path: str, tflite: str, student: Gemma, prompts: Sequence[str], max_new_tokens: int, quantization: QuantizationConfig | None = None
+) -> None:
+    """Checks that LiteRT-LM completes prompts with a `.litertlm` as LiteRT does with the `.tflite` that is in it, and as far.
 
-    Where a text differs, each of its words must be the `.tflite`'s own first choice after those before it, up to ties: the two
-    runtimes read a prompt in portions of their own.
+    The two runtimes read a prompt in portions of their own: where the texts part, what the `.litertlm` goes on with must be a tie with
+    the `.tflite`'s first choice. What follows has no longer the same beginning and is not compared.
 
     Args:
       path: a local file of `export_litert_lm`.
       tflite: what it was made of, with `tokenizer.model` beside it.
       student: what was exported.
-      prompts: texts to complete; those that leave no room in the context are left out; none: one fixed text.
+      prompts: texts to complete; those that leave no room in the context are left out; where none is left, one fixed text.
       max_new_tokens: tokens to add at the most.
+      quantization: with a scheme, as given to `export_litert`: how near a tie is depends on it.
 
     Raises:
       ParityError: naming the file and the token.
     """
-    model, reference, tokenizer = LiteRtLmModel(path), LiteRtGenerator(tflite), student.tokenizer
-    for prompt in prompts or [_FALLBACK_PROMPT]:
-        begin = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-        if len(begin) + max_new_tokens > model.context_length:
-            continue
-        text = "".join(model.complete(prompt, max_new_tokens))
-        if text == "".join(reference.generate(prompt, max_new_tokens)):
-            continue
-        window = [*begin, *tokenizer.encode(text)]
-        runtime = LiteRtModel(tflite)
-        runtime.prefill(window[: len(begin) - 1])
-        for position in range(len(begin) - 1, len(window) - 1):
-            logits = runtime.decode(window[position], position)
-            _check(path, student, logits, window[position + 1], window[: position + 1], whose="the .tflite in it")
+    model, reference, tokenizer = LiteRtLmModel(path), LiteRtModel(tflite), student.tokenizer
+    tie, stops = _TIE if quantization is None else _INTEGER_TIE, stop_ids(tokenizer)
+
+    def text_of(ids: Sequence[int]) -> str:
+        # The last token may hold only the first bytes of a character.
+        return tokenizer.decode(ids).rstrip("\ufffd")
+
+    def goes_on_with(word: int) -> bool:
+        return text == text_of(new) if word in stops else text.startswith(text_of([*new, word]))
+
+    fitting = [prompt for prompt in prompts if model.count_tokens(prompt) + max_new_tokens <= model.context_length]
+    for prompt in fitting or [_FALLBACK_PROMPT]:
+        text = "".join(model.complete(prompt, max_new_tokens)).rstrip("\ufffd")
+        begin, new = [tokenizer.bos_id, *tokenizer.encode(prompt)], list[int]()
+        reference.prefill(begin[:-1])
+        while len(new) < max_new_tokens:
+            window = [*begin, *new]
+            logits = reference.decode(window[-1], len(window) - 1)
+            best = int(logits.argmax())
+            if not goes_on_with(best):
+                if any(map(goes_on_with, np.flatnonzero(logits >= logits[best] - tie).tolist())):
+                    break
+                raise ParityError(
+                    f"{path} does not compute what the .tflite in it computes: after {text_of(window)[-60:]!r} ({len(window)} tokens) it "
+                    f"goes on with {text[len(text_of(new)) :][:40]!r}, and the .tflite with {tokenizer.piece(best)!r}"
+                )
+            if best in stops:
+                break
+            new.append(best)
+        else:
+            if text != text_of(new):
+                raise ParityError(f"{path} wrote more than the {max_new_tokens} tokens that it was asked for: {text[-40:]!r} is too much")
+
+
+def _likeliest_stop(student: Gemma, logits: np.ndarray) -> int:
+    return max(stop_ids(student.tokenizer), key=lambda word: logits[word])
 
 
 def _difference(stored: StoredWeight, expected: StoredWeight) -> str:
@@ -215,7 +242,7 @@ def _check(
     if not behind <= tie:
         tokenizer = student.tokenizer
         raise ParityError(
-            f"{path} does not compute what {whose} computes: after {tokenizer.decode(read)[-60:]!r} ({len(read)} tokens) it chooses "
-            f"{tokenizer.piece(choice)!r}, which {whose} puts {behind:.3f} nats behind {tokenizer.piece(best)!r}"
+            f"{path} does not compute what the student computes: after {tokenizer.decode(read)[-60:]!r} ({len(read)} tokens) it chooses "
+            f"{tokenizer.piece(choice)!r}, which the student puts {behind:.3f} nats behind {tokenizer.piece(best)!r}"
         )
     return behind

@@ -47,20 +47,18 @@ class QuantizedLinear(keras.layers.Layer):
             "32, 64, 128 or 256, with 4 bits",
             block,
         )
-        check(
-            block is None or in_features % block == 0, "in_features of QuantizedLinear", f"a multiple of its block ({block})", in_features
-        )
         self.in_features = in_features
         self.out_features = out_features
         self.bits = bits
         self.block = block
         self.weight_quantizer = LatticeQuantizer(_SCHEMES[bits] if block is None else f"int4_block{block}")
+        self.weight_quantizer.scheme.scale_shape((out_features, in_features))
         self.activation_quantizer = ActivationQuantizer(activations)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Makes W, for inputs [..., in_features], and what the quantizers keep."""
         shape = (self.out_features, self.in_features)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="glorot_uniform")
+        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="glorot_uniform", dtype="float32", autocast=False)
         adapter = Keras3Weights(self)
         self._weight_variables = dict(self.weight_quantizer.build(shape, "kernel", adapter))
         self._activation_variables = dict(self.activation_quantizer.build(input_shape, "inputs", adapter))

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from gemma_tf_distill.config.checking import check
-from gemma_tf_distill.errors import WeightsError
+from gemma_tf_distill.errors import ConfigError, WeightsError
 from gemma_tf_distill.quantization.rounding import E4M3, round_mantissa
 
 # ai-edge-quantizer's bound on the largest weight of a channel, so that a scale is never 0.
@@ -58,8 +58,14 @@ class Scheme(abc.ABC):
         return outputs * (inputs * self.code_bits / 8 + (inputs // self.block if self.block else 1) * self.scale_bytes)
 
     def scale_shape(self, shape: tuple[int, ...], axis: int = -1) -> tuple[int, ...]:
-        """That of the scales of weights of a shape: the input axis becomes the blocks in it, or 1."""
+        """That of the scales of weights of a shape: the input axis becomes the blocks in it, or 1.
+
+        Raises ConfigError, with the blocks that there are for it, where blocks don't divide the inputs.
+        """
         axis %= len(shape)
+        if self.block and shape[axis] % self.block:
+            fitting = [scheme.name for scheme in _SCHEMES.values() if scheme.code_bits == 4 and not shape[axis] % (scheme.block or 1)]
+            raise ConfigError(f"{self.name} cuts inputs into blocks of {self.block}, but there are {shape[axis]}: use {', '.join(fitting)}")
         return (*shape[:axis], shape[axis] // self.block if self.block else 1, *shape[axis + 1 :])
 
     def scales(self, weights: tf.Tensor, axis: int = -1) -> tf.Tensor:

@@ -107,6 +107,8 @@ def _unpack(data: bytes, tokens: int, most_words: int, code_bytes: int) -> tuple
         raw = np.frombuffer(zlib.decompress(data), np.uint8)
     except zlib.error as error:
         raise TargetsError(f"stored targets are damaged ({error}): score the corpus again") from error
+    if len(raw) < 2 * tokens:
+        raise TargetsError(f"stored targets are not those of {tokens} tokens: score the corpus again")
     lengths = _number(raw[: 2 * tokens], 2)
     words = int(lengths.sum())
     if len(raw) != 2 * tokens + (3 + code_bytes) * words or (words and lengths.max() > most_words):

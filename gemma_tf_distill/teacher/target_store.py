@@ -1,7 +1,8 @@
 """Teacher targets, scored once: shards of the training windows, and an index that says what they are and how they look whole.
 
 `targets.json` holds the address (of which teacher, over which words, on which text, what kind of targets), for each shard its
-sha256, windows, tokens and bytes, and the sums. Shards are TFRecords of `data.examples.target_example`.
+sha256, windows, tokens and bytes, and the sums. Shards are TFRecords of `data.examples.target_example`. The shards of the held-out
+windows, which lie beside them, are described as well, apart from the sums.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from gemma_tf_distill.errors import TargetsError
 from gemma_tf_distill.teacher.codec import decode_draws, decode_top_k
 
 INDEX = "targets.json"
-_SPLIT = "train"
+_SPLIT, _HELDOUT = "train", "heldout"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,22 +58,28 @@ def write_index(root: str, address: TargetAddress, window: int) -> dict[str, Any
     Returns:
       The index.
     """
-    shards: dict[str, dict[str, Any]] = {}
-    for file in split_files(root, _SPLIT):
-        windows, tokens = count_split([file], window)
-        content = _read(file)
-        shards[os.path.basename(file)] = {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "windows": windows,
-            "tokens": tokens,
-            "bytes": len(content),
-        }
+
+    def described(split: str) -> dict[str, dict[str, Any]]:
+        shards = {}
+        for file in split_files(root, split):
+            windows, tokens = count_split([file], window)
+            content = _read(file)
+            shards[os.path.basename(file)] = {
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "windows": windows,
+                "tokens": tokens,
+                "bytes": len(content),
+            }
+        return shards
+
+    shards = described(_SPLIT)
     total = {key: sum(shard[key] for shard in shards.values()) for key in ("windows", "tokens", "bytes")}
     index = {
         "address": dataclasses.asdict(address),
         "digest": address.digest,
         "window": window,
         "shards": shards,
+        "heldout_shards": described(_HELDOUT) if tf.io.gfile.exists(os.path.join(root, f"Split-{_HELDOUT}")) else {},
         **total,
         "bytes_per_token": total["bytes"] / max(1, total["tokens"]),
     }
@@ -82,7 +89,14 @@ def write_index(root: str, address: TargetAddress, window: int) -> dict[str, Any
 
 
 class TargetStore:
-    """The training windows of a scored corpus with their targets."""
+    """The training windows of a scored corpus with their targets.
+
+    Attributes:
+      index: the content of `targets.json`.
+      address: what the targets are of.
+      windows: how many all shards hold.
+      tokens: how many tokens of theirs count as labels.
+    """
 
     def __init__(self, root: str, expected: TargetAddress | None = None):
         """Args:
@@ -96,6 +110,9 @@ class TargetStore:
         try:
             self.index = json.loads(_read(os.path.join(root, INDEX)))
             self.address = TargetAddress(**self.index["address"])
+            self._shards: dict[str, dict[str, Any]] = self.index["shards"]
+            self._heldout_shards: dict[str, dict[str, Any]] = self.index["heldout_shards"]
+            self._window, self.windows, self.tokens = (int(self.index[name]) for name in ("window", "windows", "tokens"))
         except (tf.errors.OpError, ValueError, KeyError, TypeError) as error:
             raise TargetsError(f"{root} holds no teacher targets: {INDEX} is missing or damaged, score the corpus again") from error
         if expected is not None and expected != self.address:
@@ -106,21 +123,14 @@ class TargetStore:
             ]
             raise TargetsError(f"the targets in {root} are of something else ({'; '.join(differences)}): score the corpus again")
 
-    @property
-    def windows(self) -> int:
-        """How many windows all shards hold."""
-        return self.index["windows"]
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens of theirs count as labels."""
-        return self.index["tokens"]
-
     def damaged(self) -> dict[str, str]:
         """The shards that are not what the index says, each with what is wrong with it; empty where all are whole."""
+        return self._damaged(_SPLIT, self._shards)
+
+    def _damaged(self, split: str, shards: dict[str, dict[str, Any]]) -> dict[str, str]:
         found = {}
-        for name, shard in self.index["shards"].items():
-            path = os.path.join(self._root, f"Split-{_SPLIT}", name)
+        for name, shard in shards.items():
+            path = os.path.join(self._root, f"Split-{split}", name)
             if not tf.io.gfile.exists(path):
                 found[name] = "it is missing"
             elif (size := tf.io.gfile.stat(path).length) < shard["bytes"]:
@@ -139,12 +149,24 @@ class TargetStore:
           TargetsError: naming the damaged shards and what is wrong with them, unless they are to be skipped or all are damaged.
         """
         damaged = self.damaged()
-        whole = [os.path.join(self._root, f"Split-{_SPLIT}", name) for name in sorted(self.index["shards"]) if name not in damaged]
+        whole = [os.path.join(self._root, f"Split-{_SPLIT}", name) for name in sorted(self._shards) if name not in damaged]
         if damaged and (not skip_damaged or not whole):
             wrong = "; ".join(f"{name}: {what}" for name, what in sorted(damaged.items()))
             advice = "score the corpus again" + (f", or read the other {len(whole)} shards with skip_damaged=True" if whole else "")
             raise TargetsError(f"teacher targets in {self._root} are damaged ({wrong}): {advice}")
         return whole
+
+    def heldout_files(self) -> list[str]:
+        """The paths of the held-out windows' shards, sorted; every one is read and compared with its checksum first.
+
+        Raises:
+          TargetsError: naming the damaged shards and what is wrong with them, or if there is none.
+        """
+        damaged = self._damaged(_HELDOUT, self._heldout_shards)
+        if damaged or not self._heldout_shards:
+            wrong = "; ".join(f"{name}: {what}" for name, what in sorted(damaged.items())) or "there are none"
+            raise TargetsError(f"held-out windows in {self._root} are damaged ({wrong}): score the corpus again")
+        return [os.path.join(self._root, f"Split-{_HELDOUT}", name) for name in sorted(self._heldout_shards)]
 
     def batches(self, files: Sequence[str], *, batch_size: int, seed: int, skip: int = 0) -> tf.data.Dataset:
         """Endless full batches of `files`, in the order and with the resumption of `data.batches.training_batches`.
@@ -156,7 +178,7 @@ class TargetStore:
         """
         return training_batches(
             files,
-            window=self.index["window"],
+            window=self._window,
             top_k=self.address.words,
             batch_size=batch_size,
             seed=seed,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.model import Gemma
@@ -39,8 +40,10 @@ class TargetScorer:
           chunk: tokens whose logits exist at a time.
 
         Raises:
-          ConfigError: if `top_k` is larger than the vocabulary.
+          ConfigError: if `top_k` is below 1 or larger than the vocabulary, or the temperature not above 0.
         """
+        check(top_k >= 1, "top_k of a TargetScorer", "at least 1", top_k)
+        check(temperature > 0, "temperature of a TargetScorer", "above 0", temperature)
         vocabulary = teacher.backbone.vocabulary_size
         if top_k > vocabulary:
             raise ConfigError(f"distillation.top_k is {top_k}, but the vocabulary has {vocabulary} words: choose at most as many")
@@ -74,11 +77,16 @@ class SampledTargetScorer:
 
     def __init__(self, teacher: Gemma, *, draws: int, temperature: float = 1.0, chunk: int = 512):
         """Args:
-        teacher: over the vocabulary of the windows.
-        draws: words drawn for each token.
-        temperature: softens the distribution that is drawn from.
-        chunk: tokens whose logits exist at a time.
+          teacher: over the vocabulary of the windows.
+          draws: words drawn for each token.
+          temperature: softens the distribution that is drawn from.
+          chunk: tokens whose logits exist at a time.
+
+        Raises:
+          ConfigError: if `draws` is below 1, or the temperature not above 0.
         """
+        check(draws >= 1, "draws of a SampledTargetScorer", "at least 1", draws)
+        check(temperature > 0, "temperature of a SampledTargetScorer", "above 0", temperature)
         self._teacher = teacher
         self._draws = draws
         self._temperature = temperature
@@ -165,13 +173,18 @@ def _words_at(probabilities: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     blocks = -(-words // _BLOCK)
     parts = tf.reshape(tf.pad(probabilities, [[0, 0], [0, blocks * _BLOCK - words]]), [rows, blocks, _BLOCK])
     ends = tf.cumsum(tf.reduce_sum(parts, axis=-1), axis=-1)
-    values = values * ends[:, -1:]
+    values = values * _below(ends[:, -1:])
     block = _first_above(ends, values)
     begins = tf.gather(tf.pad(ends, [[0, 0], [1, 0]]), block, batch_dims=1)
     inside = tf.cumsum(tf.gather(parts, block, batch_dims=1), axis=-1)
-    before = tf.reduce_sum(tf.cast(inside <= (values - begins)[..., None], tf.int32), axis=-1)
-    # Rounding may find all of a block before a value that is in it.
-    return tf.minimum(block * _BLOCK + tf.minimum(before, _BLOCK - 1), words - 1)
+    # Rounding may put a value that is in a block behind all of it, where the next word may be one of no probability.
+    offset = tf.minimum((values - begins)[..., None], _below(inside[..., -1:]))
+    return block * _BLOCK + tf.reduce_sum(tf.cast(inside <= offset, tf.int32), axis=-1)
+
+
+def _below(x: tf.Tensor) -> tf.Tensor:
+    """A little less than a positive float32: by two to four of its last units."""
+    return x * (1 - 2.0**-22)
 
 
 def _first_above(cumulative: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

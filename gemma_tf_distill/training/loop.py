@@ -18,6 +18,9 @@ from gemma_tf_distill.training.on_policy import OnPolicySampler
 from gemma_tf_distill.training.optimizers import make_optimizer
 from gemma_tf_distill.training.trainer import DistillationTrainer
 
+# Of which `adaptive` mappings compare attention patterns, all layers' at once.
+_CALIBRATION_WINDOWS = 4
+
 
 class DivergenceError(UserError):
     """The loss is no longer a number."""
@@ -74,17 +77,18 @@ def fit(
 
     Raises:
       ConfigError: if a layer mapping, the prompt length or the quantization does not fit.
-      DivergenceError: if the loss is not finite.
+      DivergenceError: if the loss is not finite, or stored targets are not numbers or of words that the student does not have; nothing
+        that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
     """
+    quantized = None if quantization is None else ModelQuantization(student, quantization)
     pairs, own_words = LayerPairs(), None
     if run.learn_from_teacher and teacher is not None:
         tokens = next(iter(batches(0).take(1)))["tokens"]
-        pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=model_inputs(tokens))
+        calibration = model_inputs(tokens[:_CALIBRATION_WINDOWS])
+        pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=calibration)
         if distillation.on_policy.fraction:
-            own_words = OnPolicySampler(student, distillation.on_policy, tokens.shape[1], seed)
-
-    quantized = None if quantization is None else ModelQuantization(student, quantization)
+            own_words = OnPolicySampler(student, distillation.on_policy, tokens.shape[1], seed, quantized)
 
     def make_trainer(distillation: DistillationConfig) -> DistillationTrainer:
         return DistillationTrainer(
@@ -113,7 +117,8 @@ def fit(
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
     begun = int(optimizer.iterations.numpy())
-    step = begun
+    step, targets_fit = begun, tf.constant(True)
+    words = student.backbone.vocabulary_size
     clock = time.monotonic()
     writer = tf.summary.create_file_writer(run.tensorboard)
     with writer.as_default():
@@ -122,10 +127,24 @@ def fit(
                 metrics = own_trainer.train_step(own_words(batch["tokens"], step), teacher, student, optimizer)
             else:
                 metrics = trainer.train_step(batch, teacher, student, optimizer)
+                targets_fit = tf.logical_and(targets_fit, _targets_fit(batch, words))
             step += 1
-            if step == begun + 1 or step % training.log_every == 0 or step == total_steps:
+            logs = step == begun + 1 or step % training.log_every == 0 or step == total_steps
+            saves = step % training.checkpoint_every == 0 and step < total_steps
+            if logs or saves:
                 values = {name: float(value) for name, value in metrics.items()}
-                _check_finite(values, batch, f"{run.name} is {values['loss']} at step {step} of {total_steps}", training)
+                if not bool(targets_fit):
+                    raise DivergenceError(
+                        f"{run.name} met teacher's targets by step {step} of {total_steps} that are not all numbers, or of words beyond "
+                        f"its {words}: score the corpus again"
+                    )
+                if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+                    section = "training" if quantized is None else "quantization"
+                    raise DivergenceError(
+                        f"the loss of the {run.name} is {values['loss']} at step {step} of {total_steps}: lower {section}.learning_rate "
+                        f"(now {training.learning_rate:g}) or raise training.warmup_fraction"
+                    )
+            if logs:
                 window_tokens = int(tf.size(batch["tokens"]))
                 rate = (step - begun) * window_tokens / (time.monotonic() - clock)
                 for name, value in values.items():
@@ -136,18 +155,16 @@ def fit(
                 tf.summary.scalar("data/tokens_per_second", rate, step)
                 writer.flush()
                 progress(run.name, step * window_tokens, total_steps * window_tokens, loss=values["loss"])
-            if step % training.checkpoint_every == 0 and step < total_steps:
+            if saves:
                 manager.save(step)
     if quantized is not None:
         quantized.settle()
 
 
-def _check_finite(values: Mapping[str, float], batch: Mapping[str, tf.Tensor], where: str, training: TrainingConfig) -> None:
-    if math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"]):
-        return
-    log_probs = batch.get("teacher_log_probs")
-    if log_probs is not None and not bool(tf.reduce_all(tf.math.is_finite(log_probs))):
-        raise DivergenceError(f"the loss of the {where}, since the teacher's targets are not all numbers: score the corpus again")
-    raise DivergenceError(
-        f"the loss of the {where}: lower training.learning_rate (now {training.learning_rate}) or raise training.warmup_fraction"
-    )
+def _targets_fit(batch: Mapping[str, tf.Tensor], words: int) -> tf.Tensor:
+    """Whether a batch's stored targets are numbers, of words that there are. XLA would read a word's place beyond the last as the last."""
+    if "teacher_ids" not in batch:
+        return tf.constant(True)
+    ids = batch["teacher_ids"]
+    known = tf.reduce_all((ids >= 0) & (ids < words))
+    return tf.logical_and(known, tf.reduce_all(tf.math.is_finite(batch["teacher_log_probs"])))

@@ -11,17 +11,22 @@ from gemma_tf_distill.data.packing import BOS_ID, EOS_ID, PAD_ID
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.functional import Cache, empty_cache, hidden_states, logits, shape_of, weight_tensors
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
+
+# Apart from the draws of a step's dropouts, which begin with the same seed and step.
+_SALT = 0x5EED
 
 
 class OnPolicySampler:
     """Replaces a share of the batches by windows whose first tokens are the corpus's and whose others the student draws."""
 
-    def __init__(self, student: Gemma, config: OnPolicyConfig, window: int, seed: int):
+    def __init__(self, student: Gemma, config: OnPolicyConfig, window: int, seed: int, quantization: ModelQuantization | None = None):
         """Args:
           student: its weights are read anew for every batch.
           config: share, prompt length, temperature.
           window: T.
           seed: of the choice of batches and of the words drawn.
+          quantization: of the student, which then writes with its weights as they will be stored; what enters its products stays float.
 
         Raises:
           ConfigError: if the prompt leaves nothing of the window to write.
@@ -35,7 +40,8 @@ class OnPolicySampler:
         self._shape = shape_of(student)
         self._config = config
         self._window = window
-        self._seed = seed
+        self._seed = seed ^ _SALT
+        self._quantization = quantization
         self._compiled = tf.function(self._continued, jit_compile=True)
 
     def chooses(self, step: int) -> bool:
@@ -56,7 +62,9 @@ class OnPolicySampler:
         return self._compiled(tokens, tf.constant([self._seed, step], tf.int32))
 
     def _continued(self, tokens: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
-        weights, batch, prompt = weight_tensors(self._student), tokens.shape[0], self._config.prompt_tokens
+        with forward_as(self._quantization, training=False):
+            weights = weight_tensors(self._student)
+        batch, prompt = tokens.shape[0], self._config.prompt_tokens
         cache = empty_cache(self._shape, batch, self._window)
         states, cache = hidden_states(self._shape, weights, tokens[:, :prompt], cache, slots=tf.range(prompt))
         written = tf.concat([tokens[:, :prompt], tf.fill([batch, self._window - prompt], PAD_ID)], axis=1)

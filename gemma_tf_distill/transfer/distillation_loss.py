@@ -133,9 +133,10 @@ def _token_sums(student: StudentOutputs, teacher: TeacherOutputs | None, token_l
 def _number(value: float | Schedule | tf.Tensor, name: str) -> float | tf.Tensor:
     if isinstance(value, Schedule):
         raise ConfigError(f"distillation.{name} is a schedule: give compute_loss its value at this step")
-    if not tf.is_tensor(value):
-        check(name != "alpha" or 0 <= value <= 1, name, "between 0 and 1", value)
-        check(name != "temperature" or value > 0, name, "above 0", value)
+    known = tf.get_static_value(value) if tf.is_tensor(value) else value
+    if known is not None:
+        check(name != "alpha" or 0 <= known <= 1, name, "between 0 and 1", float(known))
+        check(name != "temperature" or known > 0, name, "above 0", float(known))
     return value
 
 

@@ -97,11 +97,13 @@ def test_a_truncated_file(pushed, tmp_path, suffix, share):
         load_generator(tmp_path / f"model.{suffix}")
 
 
-def test_a_litertlm_without_what_it_needs(tmp_path):
-    # Its header says that there is nothing in it.
-    (tmp_path / "model.litertlm").write_bytes(b"LITERTLM" + b"\0" * 100_000)
+@settings(max_examples=60, deadline=None)
+@given(header=st.binary(max_size=120), fill=st.sampled_from([b"\0", b"\xff"]))
+def test_a_litertlm_of_anything(tmp_path_factory, header, fill):
+    path = tmp_path_factory.mktemp("anything") / "model.litertlm"
+    path.write_bytes(b"LITERTLM" + header + fill * 50_000)
     with pytest.raises(WeightsError, match="litertlm"):
-        load_generator(tmp_path / "model.litertlm")
+        load_generator(path)
 
 
 def test_a_tflite_that_is_something_else(pushed, tmp_path):

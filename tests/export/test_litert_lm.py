@@ -38,7 +38,9 @@ def test_a_conversation(template_and_engine):
         ("preset:gemma3_instruct_1b", "gemma"),
         ("gguf:/it/gemma-3-1b-it-q4_0.gguf", "gemma"),
         ("gguf:/it/gemma-3-1b-pt-q4_0.gguf", "plain"),
-        ("/models/git-wit", "plain"),
+        ("/models/gemma-3-1b-it/", "gemma"),
+        ("gguf:/models/gemma-3-1b-it/model.gguf", "gemma"),
+        ("/models/git-items", "plain"),
     ],
 )
 def test_the_teachers_name_says_whether_it_was_taught_turns(source, template):

@@ -151,3 +151,15 @@ def test_a_missing_quantizer_is_named(tiny_teacher, tmp_path, monkeypatch):
     with pytest.raises(MissingExtraError, match=r"quantising a \.tflite needs ai-edge-quantizer, which is not installed"):
         litert.export_litert(small, str(tmp_path / "m.tflite"), context_length=8, prefill_lengths=(), quantization=SCHEMES["int8"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_odd_number_of_inputs_is_none_that_int4_can_have(make_gemma, tmp_path):
+    student = make_gemma(num_layers=1, intermediate_dim=63)
+    options = {"context_length": 16, "prefill_lengths": ()}
+    with pytest.raises(ConfigError, match=r"layers\.0\.down has 63 inputs, and LiteRT .* even number .* choose int8_channel"):
+        litert.export_litert(student, str(tmp_path / "m.tflite"), quantization=SCHEMES["int4"], **options)
+    config = dataclasses.replace(SCHEMES["int4"], overrides={"*.down": "int8_channel"})
+    student, path = fake_quantized(student, config), str(tmp_path / "m.tflite")
+    litert.export_litert(student, path, quantization=config, **options)
+    verify_litert_weights(path, student, config)
+    verify_litert(path, student, [[2, 17, 300, 5, 44, 108, 9]], config)

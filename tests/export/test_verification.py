@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from gemma_tf_distill.export.litert import export_litert
+from gemma_tf_distill.export.litert_lm_runtime import LiteRtLmModel
 from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.export.verification import ParityError, verify_litert, verify_litert_lm, verify_saved_model
 from gemma_tf_distill.gemma.student import trim_teacher
@@ -48,8 +50,34 @@ def test_a_bundle_is_held_to_the_tflite_in_it(pushed, tiny_teacher, another, tmp
     verify_litert_lm(bundle, tflite, tiny_teacher, [], 10)
     export_litert(another, str(tmp_path / "model.tflite"), context_length=64, prefill_lengths=(4, 16))
     (tmp_path / "tokenizer.model").write_bytes(another.tokenizer.proto)
-    with pytest.raises(ParityError, match=r"model\.litertlm does not compute what the \.tflite in it computes: after .* nats behind"):
+    with pytest.raises(ParityError, match=r"model\.litertlm does not compute what the \.tflite in it computes: after .* goes on with "):
         verify_litert_lm(bundle, str(tmp_path / "model.tflite"), another, PROMPTS, 10)
+
+
+@pytest.mark.parametrize("written", ["", "cut", "more"])
+def test_a_bundle_that_ends_elsewhere_is_found_out(pushed, tiny_teacher, monkeypatch, written):
+    real = LiteRtLmModel.complete
+
+    def complete(self, prompt, max_new_tokens):
+        text = "".join(real(self, prompt, max_new_tokens + 5 if written == "more" else max_new_tokens))
+        return iter([{"": "", "cut": text[: len(text) // 2], "more": text}[written]])
+
+    monkeypatch.setattr(LiteRtLmModel, "complete", complete)
+    with pytest.raises(ParityError, match=r"model\.litertlm (wrote more than the 10 tokens|does not compute)"):
+        verify_litert_lm(str(pushed / "model.litertlm"), str(pushed / "model.tflite"), tiny_teacher, ["The"], 10)
+
+
+def test_a_saved_model_that_ends_early_is_found_out(pushed, tiny_teacher, monkeypatch):
+    loaded = tf.saved_model.load(str(pushed / "saved_model"))
+    generate = loaded.signatures["generate"]
+
+    class Short:
+        context_length = loaded.context_length
+        signatures = {"generate": lambda prompt, max_new_tokens: generate(prompt=prompt, max_new_tokens=max_new_tokens - 4)}
+
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: Short)
+    with pytest.raises(ParityError, match=r"chooses '<(eos|end_of_turn)>'"):
+        verify_saved_model(str(pushed / "saved_model"), tiny_teacher, ["Returns the"], 10)
 
 
 def test_no_prompts_make_no_samples(tiny_teacher):

@@ -229,11 +229,27 @@ def test_a_linear_layer_trains_on_its_lattice(bits, block):
     assert (again.bits, again.block, again.in_features, again.out_features) == (bits, block, 64, 8)
 
 
+def test_a_linear_layer_in_mixed_precision_keeps_its_lattice_in_float32():
+    layer = QuantizedLinear(64, 8, 4, block=32, activations="none", dtype="mixed_bfloat16")
+    x = tf.cast(normal(4, 64), tf.bfloat16)
+    found = layer(x, training=True)
+    assert (found.dtype, layer.kernel.dtype) == (tf.bfloat16, "float32")
+    lattice = layer.weight_quantizer.scheme.fake_quantize(tf.convert_to_tensor(layer.kernel))
+    np.testing.assert_allclose(
+        tf.cast(found, tf.float32), tf.matmul(tf.cast(x, tf.float32), lattice, transpose_b=True), rtol=0.02, atol=0.02
+    )
+
+
+def test_a_lattice_refuses_blocks_that_do_not_divide():
+    with pytest.raises(ConfigError, match="int4_block64 cuts inputs into blocks of 64, but there are 96: use int4_channel, int4_block32"):
+        built(LatticeQuantizer("int4_block64"), (4, 96))
+
+
 def test_a_linear_layer_takes_any_leading_shape_and_refuses_what_it_can_not():
     assert QuantizedLinear(32, 8, 4)(tf.zeros([2, 3, 32])).shape == (2, 3, 8)
     with pytest.raises(ConfigError, match="bits of QuantizedLinear must be 4 or 8, not 3"):
         QuantizedLinear(32, 8, 3)
-    with pytest.raises(ConfigError, match=r"in_features of QuantizedLinear must be a multiple of its block \(64\), not 96"):
+    with pytest.raises(ConfigError, match=r"blocks of 64, but there are 96: use int4_channel, int4_block32"):
         QuantizedLinear(96, 8, 4, block=64)
     with pytest.raises(ConfigError, match="block of QuantizedLinear must be 32, 64, 128 or 256, with 4 bits, not 32"):
         QuantizedLinear(96, 8, 8, block=32)

@@ -1,5 +1,7 @@
 """What is stored comes back: to the bit for draws, within the stated error for log-probabilities."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,6 +72,8 @@ def test_what_is_no_log_probability_is_refused(wrong):
 
 
 def test_damaged_bytes_and_other_sizes_are_refused():
+    with pytest.raises(TargetsError, match="not those of 5 tokens"):
+        decode_top_k(zlib.compress(b"abc"), 5, 4)
     data = encode_top_k(*best_words(1))
     with pytest.raises(TargetsError, match="damaged"):
         decode_top_k(data[:-5], 7, 9)

@@ -1,6 +1,7 @@
 """A store is what its address says, or it is refused; a damaged shard is named, and its neighbours are still read."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -18,6 +19,9 @@ ADDRESS = TargetAddress(teacher="a", tokenizer="b" * 64, corpus="c", kind="top_k
 
 def make(root: pathlib.Path, address=ADDRESS) -> str:
     (root / "Split-train").mkdir(parents=True)
+    (root / "Split-heldout").mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(root / "Split-heldout" / "scored-0.gz"), options="GZIP") as writer:
+        writer.write(target_example(np.array([2, 10, 20, 30, 31, 0]), b"x", b"").SerializeToString())
     random = np.random.default_rng(0)
     for shard in range(SHARDS):
         with tf.io.TFRecordWriter(str(root / "Split-train" / f"scored-{shard}.gz"), options="GZIP") as writer:
@@ -99,10 +103,20 @@ def test_a_truncated_shard_is_named_and_its_neighbours_are_read(root):
     assert store.damaged() == {"scored-1.gz": "it is missing"}
 
 
+def test_a_truncated_heldout_shard_is_named(root):
+    shard = pathlib.Path(root) / "Split-heldout" / "scored-0.gz"
+    assert TargetStore(root).heldout_files() == [str(shard)]
+    shard.write_bytes(shard.read_bytes()[:30])
+    with pytest.raises(TargetsError, match=r"held-out windows in .* are damaged \(scored-0\.gz: it is truncated: 30 bytes of"):
+        TargetStore(root).heldout_files()
+
+
 def test_an_index_that_is_missing_or_damaged(root):
-    (pathlib.Path(root) / INDEX).write_text('{"address": {}}')
-    with pytest.raises(TargetsError, match=r"targets\.json is missing or damaged, score the corpus again"):
-        TargetStore(root)
+    whole = json.loads((pathlib.Path(root) / INDEX).read_text())
+    for content in ({"address": {}}, {"address": whole["address"]}, [], {**whole, "windows": "many"}):
+        (pathlib.Path(root) / INDEX).write_text(json.dumps(content))
+        with pytest.raises(TargetsError, match=r"targets\.json is missing or damaged, score the corpus again"):
+            TargetStore(root)
     (pathlib.Path(root) / INDEX).unlink()
     with pytest.raises(TargetsError, match=r"targets\.json is missing or damaged"):
         TargetStore(root)

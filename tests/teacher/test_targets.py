@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gemma_tf_distill.errors import ConfigError
-from gemma_tf_distill.teacher.targets import SampledTargetScorer, TargetScorer
+from gemma_tf_distill.teacher.targets import SampledTargetScorer, TargetScorer, _words_at
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +52,25 @@ def test_draws_come_as_often_as_the_teacher_finds_them_probable(tiny_teacher, to
     np.testing.assert_allclose(targets.teacher_log_probs, -np.log(draws), rtol=1e-6)
     label = tf.gather(tf.nn.log_softmax(tiny_teacher.logits(tokens[:, :-1])), tokens[:, 1:], batch_dims=2)
     np.testing.assert_allclose(targets.teacher_label_log_prob, label, atol=1e-5)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-30, 1e-8, 1e-3, 0.5, 1.0]), min_size=1, max_size=700).filter(any),
+    st.sampled_from([0.0, 0.3, 1 - 2**-24]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_word_without_probability_is_never_drawn(weights, uniform):
+    probabilities = np.float32(weights) / np.float32(np.sum(weights))
+    comb = (tf.range(256, dtype=tf.float32) + uniform) / 256
+    words = _words_at(tf.constant(probabilities[np.newaxis]), comb[tf.newaxis]).numpy()[0]
+    assert words.min() >= 0
+    assert probabilities[words].min() > 0
+
+
+def test_nonsense_is_refused(tiny_teacher):
+    for options in ({"draws": 0}, {"draws": 4, "temperature": 0.0}):
+        with pytest.raises(ConfigError, match="of a SampledTargetScorer must be"):
+            SampledTargetScorer(tiny_teacher, **options)
+    for options in ({"top_k": 0}, {"top_k": 4, "temperature": -1.0}):
+        with pytest.raises(ConfigError, match="of a TargetScorer must be"):
+            TargetScorer(tiny_teacher, **options)

@@ -19,8 +19,8 @@ class Killed(Exception):
     """What a pre-empted machine does to a run."""
 
 
-def train(student, scored, folder, *, total_steps=8, training=TRAINING, die_after=None):
-    def batches(skip):
+def train(student, scored, folder, *, total_steps=8, training=TRAINING, die_after=None, batches=None):
+    def whole_or_killed(skip):
         found = training_batches(scored.files, window=scored.window, top_k=scored.top_k, batch_size=4, seed=5, skip=skip)
         if die_after is None:
             return found
@@ -29,7 +29,7 @@ def train(student, scored, folder, *, total_steps=8, training=TRAINING, die_afte
     fit(
         student,
         Run(name="student", learn_from_teacher=True, checkpoints=str(folder / "checkpoints"), tensorboard=str(folder / "events")),
-        batches,
+        batches or whole_or_killed,
         training=training,
         distillation=DistillationConfig(top_k=scored.top_k),
         total_steps=total_steps,
@@ -80,6 +80,20 @@ def test_a_loss_that_is_no_number_stops_with_advice(scored_windows, make_student
     student.backbone.trainable_variables[0].assign(student.backbone.trainable_variables[0].value * math.nan)
     with pytest.raises(DivergenceError, match=r"step 1 of 8: lower training\.learning_rate \(now 0\.005\)"):
         train(student, scored_windows, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("teacher_log_probs", math.nan), ("teacher_ids", 1_000_000), ("teacher_ids", -1)])
+def test_targets_that_are_no_targets_are_named_before_anything_is_saved(scored_windows, make_student, tmp_path, name, wrong):
+    def batches(skip):
+        found = training_batches(scored_windows.files, window=scored_windows.window, top_k=scored_windows.top_k, batch_size=4, seed=5)
+        # Only in the third batch, after whose step a checkpoint is due and no log line.
+        return found.enumerate().map(lambda i, batch: {**batch, name: tf.where(i == 2, tf.cast(wrong, batch[name].dtype), batch[name])})
+
+    with pytest.raises(
+        DivergenceError, match=r"by step 3 of 8 that are not all numbers, or of words beyond its \d+: score the corpus again"
+    ):
+        train(make_student(), scored_windows, tmp_path, batches=batches)
+    assert not list((tmp_path / "checkpoints").glob("*"))
 
 
 def test_steps_for_counts_partial_epochs():

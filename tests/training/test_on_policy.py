@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gemma_tf_distill.config import OnPolicyConfig
+from gemma_tf_distill.config import OnPolicyConfig, QuantizationConfig
 from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.quantization.apply import ModelQuantization, fake_quantized
 from gemma_tf_distill.training.on_policy import OnPolicySampler
 
 CONFIG = OnPolicyConfig(fraction=0.5, prompt_tokens=4)
@@ -44,6 +45,14 @@ def test_near_temperature_zero_it_is_the_students_greedy_continuation(windows, m
     own = (np.arange(1, written.shape[1]) >= 4) & (written[:, 1:] != 0)
     assert own.sum() > 20
     np.testing.assert_array_equal(written[:, 1:][own], best[own])
+
+
+def test_a_student_in_training_for_integers_writes_with_them(windows, make_student):
+    student, config = make_student(), QuantizationConfig(scheme="int4_channel")
+    options = dataclasses.replace(CONFIG, temperature=1e-4), windows.shape[1], 1
+    written = OnPolicySampler(student, *options, ModelQuantization(student, config))(windows, 0)["tokens"]
+    np.testing.assert_array_equal(written, OnPolicySampler(fake_quantized(student, config), *options)(windows, 0)["tokens"])
+    assert not np.array_equal(written, OnPolicySampler(student, *options)(windows, 0)["tokens"])
 
 
 def test_a_window_that_is_padding_within_the_prompt_counts_nowhere(windows, make_student):

@@ -104,6 +104,10 @@ def test_what_it_refuses():
     loss = DistillationLoss(DistillationConfig(targets="dense"))
     with pytest.raises(ConfigError, match=r"alpha must be between 0 and 1, not 1\.5"):
         loss.compute_loss(student(), teacher(), alpha=1.5)
+    with pytest.raises(ConfigError, match=r"alpha must be between 0 and 1, not 1\.5"):
+        loss.compute_loss(student(), teacher(), alpha=tf.constant(1.5))
+    with pytest.raises(ConfigError, match=r"temperature must be above 0, not -1\.0"):
+        loss.compute_loss(student(), teacher(), temperature=tf.constant(-1.0))
     with pytest.raises(ConfigError, match="temperature must be above 0, not 0"):
         loss.compute_loss(student(), teacher(), temperature=0)
     with pytest.raises(WeightsError, match="the student has 19 words and the teacher 18: load the teacher over the student's vocabulary"):
