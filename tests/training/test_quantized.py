@@ -85,7 +85,7 @@ def test_what_is_learned_from_and_how_fast(scored_windows, make_student, tmp_pat
     assert (own["distillation"].alpha, own["distillation"].targets) == (1.0, "dense")
     assert own["teacher"].backbone is not student.backbone
     np.testing.assert_array_equal(weights_of(own["teacher"])["embedding"], weights_of(student)["embedding"])
-    assert (others["teacher"], others["training"].learning_rate) == (teacher, 4 / 3 * TRAINING.learning_rate)
+    assert (others["teacher"], others["training"].learning_rate) == (teacher, 2 / 3 * TRAINING.learning_rate)
     assert others["distillation"] == DistillationConfig(top_k=scored_windows.top_k)
     with pytest.raises(ConfigError, match=r"quantization\.scheme must be given"):
         train(student, scored_windows, tmp_path, QuantizationConfig())

@@ -56,19 +56,41 @@ LOSSES = {
 }
 
 
+def check_equals_dense(loss, soft_cap, jit):
+    case = make_case(0)
+    expected, expected_gradients = dense(case, loss, soft_cap)
+    sums, gradients = chunked(case, loss, 4, soft_cap, jit)
+    assert sorted(sums) == sorted(expected)
+    for name in expected:
+        np.testing.assert_allclose(sums[name], expected[name], rtol=1e-5)
+    for got, want in zip(gradients, expected_gradients, strict=True):
+        # Single entries are sums of terms that nearly cancel; the gradient as a whole is what training follows.
+        assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
+
+
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_equals_the_dense_loss(loss, soft_cap, jit):
+    check_equals_dense(LOSSES[loss], soft_cap, jit)
+
+
+@pytest.mark.parametrize("tail", ["bucket", "renormalise"])
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon", "total_variation"])
+def test_equals_the_dense_loss_for_stored_targets_and_every_divergence(divergence, tail):
+    config = DistillationConfig(divergence=divergence, tail=tail, beta=0.3)
+    check_equals_dense(SoftAndHardTargets(config, alpha=0.7, temperature=2.0), 3.0, jit=True)
+
+
+def test_equals_the_dense_loss_for_draws():
     case = make_case(0)
-    expected, expected_gradients = dense(case, LOSSES[loss], soft_cap)
-    sums, gradients = chunked(case, LOSSES[loss], 4, soft_cap, jit)
-    assert sorted(sums) == sorted(expected)
+    shares = tf.math.log(tf.constant([0.4, 0.3, 0.1, 0.1, 0.1]))
+    case["targets"]["teacher_log_probs"] = tf.broadcast_to(shares, case["targets"]["teacher_ids"].shape)
+    loss = SoftAndHardTargets(DistillationConfig(targets="sampled"), alpha=0.7, temperature=1.0)
+    expected, _ = dense(case, loss)
+    sums, _ = chunked(case, loss, 4)
     for name in expected:
-        np.testing.assert_allclose(sums[name], expected[name], rtol=1e-5, atol=1e-5)
-    for got, want in zip(gradients, expected_gradients, strict=True):
-        # float32 sums in another order: relative to the largest entry.
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * float(tf.reduce_max(tf.abs(want)) + 1e-6))
+        np.testing.assert_allclose(sums[name], expected[name], rtol=1e-5)
 
 
 @settings(max_examples=6, deadline=None)
