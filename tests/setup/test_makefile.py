@@ -8,6 +8,8 @@ import pytest
 
 from tests.setup.sandbox import ROOT, Sandbox
 
+PYTEST = "python -m pytest --numprocesses 2 --dist loadfile"
+
 
 @pytest.fixture
 def made(checkout: Sandbox) -> Sandbox:
@@ -38,7 +40,7 @@ def test_a_set_up_that_failed_is_not_taken_for_done(made):
     assert made.calls() == ["setup"], "tests ran in a half-built environment"
     (made.folder / "scripts" / "setup.sh").write_text(script)
     assert made.run("make", "test").returncode == 0
-    assert made.calls() == ["setup", "setup", "python -m pytest"]
+    assert made.calls() == ["setup", "setup", PYTEST]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_a_set_up_that_failed_is_not_taken_for_done(made):
         ("demo", ["gemma-distill run demo"]),
         ("quick", ["gemma-distill run quick"]),
         ("doctor", ["gemma-distill doctor"]),
-        ("test", ["python -m pytest"]),
+        ("test", [PYTEST]),
         ("lint", ["ruff check .", "ruff format --check .", "mypy"]),
         ("format", ["ruff check --fix .", "ruff format ."]),
         ("tensorboard", ["tensorboard --logdir outputs/demo"]),
@@ -84,7 +86,7 @@ def test_make_alone_lists_every_target(made):
 def test_ci_sets_up_lints_and_tests_and_stops_at_the_first_failure(made):
     shutil.copytree(ROOT / ".ci", made.folder / ".ci")
     assert made.run("bash", ".ci/run").returncode == 0
-    assert made.calls() == ["setup", "ruff check .", "ruff format --check .", "mypy", "python -m pytest"]
+    assert made.calls() == ["setup", "ruff check .", "ruff format --check .", "mypy", PYTEST]
     made.log.write_text("")
     made.stand_in("mypy", "exit 1", path=made.folder / ".venv" / "bin" / "mypy")
     assert made.run("bash", ".ci/run").returncode != 0
