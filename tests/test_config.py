@@ -98,6 +98,10 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"training": {"epochs": 0}}, "training.epochs must be above 0, not 0"),
         ({"training": {"precision": "int8"}}, "training.precision must be float32 or mixed_bfloat16, not 'int8'"),
         ({"export": {"formats": ["saved_model", "litertlm"]}}, "export.formats must be a list that has tflite where it has litertlm"),
+        (
+            {"quantization": {"batch_size": 3}, "training": {"batch_size": 8, "accumulation_steps": 2}},
+            "quantization.batch_size must be a multiple of training.accumulation_steps (2), not 3",
+        ),
         ({"export": {"prompt_template": "chat"}}, "export.prompt_template must be plain, gemma or null, not 'chat'"),
         ({"export": {"formats": ["tflite"]}}, "export.formats must be a list of saved_model"),
         (

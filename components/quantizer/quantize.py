@@ -1,5 +1,6 @@
 """The Quantizer's work, on folders: usable without a pipeline."""
 
+import dataclasses
 import json
 import os
 
@@ -27,7 +28,8 @@ def quantize(
     quantization = section_from_json(QuantizationConfig, config, "quantization")
     keras.utils.set_random_seed(settings["seed"])
 
-    inputs = TrainingInputs.open(examples_uri, tokenizer_uri, settings, training, distillation)
+    batches = dataclasses.replace(training, batch_size=quantization.batch_size or training.batch_size)
+    inputs = TrainingInputs.open(examples_uri, tokenizer_uri, settings, batches, distillation)
     model = Gemma.load(os.path.join(student_uri, "student"), training.precision)
     teacher, kept = None, None
     if quantization.targets == "teacher" and distillation.needs_live_teacher:

@@ -36,6 +36,7 @@ class QuantizationConfig:
         `dynamic_int8_symmetric` (a scale only), `fp8` (E4M3, and E5M2 for the gradients of each product, with delayed scaling) or
         `none`. Null: `dynamic_int8`, and `fp8` where the scheme is `fp8_e4m3`.
       epochs: passes over the training windows; a fraction is allowed, and 0 is plain post-training quantisation.
+      batch_size: windows a step; none: as many as in float. Coarse lattices gain by more and smaller steps.
       learning_rate: its peak; none: the scheme's own share of `training.learning_rate`, 2/3 for 4 bits and 1/3 for 8.
       freeze_fraction: share of the steps, the last ones, in which scales no longer follow their weights.
       targets: whose probabilities are learned (Gemma Team 2025, section 2.3): the `teacher`'s, with all that the section
@@ -46,6 +47,7 @@ class QuantizationConfig:
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     activations: str | None = None
     epochs: float = 1.0
+    batch_size: int | None = None
     learning_rate: float | None = None
     freeze_fraction: float = 0.1
     targets: str = "teacher"
@@ -63,6 +65,7 @@ class QuantizationConfig:
             self.activations,
         )
         check(self.epochs >= 0, "quantization.epochs", "at least 0", self.epochs)
+        check(self.batch_size is None or self.batch_size >= 1, "quantization.batch_size", "at least 1 or null", self.batch_size)
         check(self.learning_rate is None or self.learning_rate > 0, "quantization.learning_rate", "above 0 or null", self.learning_rate)
         check(0 <= self.freeze_fraction < 1, "quantization.freeze_fraction", "at least 0 and below 1", self.freeze_fraction)
         check(self.targets in ("student", "teacher"), "quantization.targets", "student or teacher", self.targets)

@@ -354,6 +354,13 @@ class Config:
             f"below corpus.window ({self.corpus.window}), so that there is something to write",
             on_policy.prompt_tokens,
         )
+        quantized_batch = self.quantization.batch_size or self.training.batch_size
+        check(
+            quantized_batch % self.training.accumulation_steps == 0,
+            "quantization.batch_size",
+            f"a multiple of training.accumulation_steps ({self.training.accumulation_steps})",
+            quantized_batch,
+        )
         check(
             "tflite" not in self.export.formats or "fp8_e4m3" not in (self.quantization.scheme, *self.quantization.overrides.values()),
             "export.formats",

@@ -49,9 +49,11 @@ def fit_quantized(
     Args:
       student: after its training in float; also where a run is resumed, since its probabilities may be the targets.
       run: with checkpoints of its own.
-      batches: as of the training in float. With the student's own probabilities only the tokens are read.
+      batches: as of the training in float, of `quantization.batch_size` windows where it says so. With the student's own probabilities
+        only the tokens are read.
       heldout: `evaluation_batches`.
-      training: batches, clipping and so on are the same; epochs and learning rate are as `quantization` says, and no layer is left out.
+      training: clipping and so on are the same; epochs, batch size and learning rate are as `quantization` says, and no layer is left
+        out.
       distillation: of the training in float; what it says of the teacher holds where the targets are the teacher's.
       quantization: with a scheme; of no epochs: the student is only rounded.
       windows: how many there are to train on.
@@ -67,8 +69,13 @@ def fit_quantized(
     evaluate = HeldoutEvaluation(student, as_it_runs)
     rounded = evaluate(heldout)
     if quantization.epochs:
-        rate = quantization.peak_learning_rate(training.learning_rate)
-        training = dataclasses.replace(training, epochs=quantization.epochs, learning_rate=rate, layer_dropout=0.0)
+        training = dataclasses.replace(
+            training,
+            epochs=quantization.epochs,
+            batch_size=quantization.batch_size or training.batch_size,
+            learning_rate=quantization.peak_learning_rate(training.learning_rate),
+            layer_dropout=0.0,
+        )
         if quantization.targets == "student":
             distillation = DistillationConfig(alpha=1.0, targets="dense")
             teacher, kept_layers = _copy(student), None

@@ -87,6 +87,8 @@ def test_what_is_learned_from_and_how_fast(scored_windows, make_student, tmp_pat
     np.testing.assert_array_equal(weights_of(own["teacher"])["embedding"], weights_of(student)["embedding"])
     assert (others["teacher"], others["training"].learning_rate) == (teacher, 2 / 3 * TRAINING.learning_rate)
     assert others["distillation"] == DistillationConfig(top_k=scored_windows.top_k)
+    train(student, scored_windows, tmp_path, dataclasses.replace(CONFIG, batch_size=2))
+    assert (calls[-1]["training"].batch_size, calls[-1]["total_steps"]) == (2, 17)
     with pytest.raises(ConfigError, match=r"quantization\.scheme must be given"):
         train(student, scored_windows, tmp_path, QuantizationConfig())
 
