@@ -7,7 +7,8 @@ are missing, 5 minutes), and trains with the pipeline's own Distiller function:
 
 * the demo's recipe and its control, with three seeds, at full length: about 11 minutes a seed on two quiet cores;
 * each objective alone and all of them together, with one seed on a part of the tokens: about 3 minutes each, and 4 more for each of
-  the two kinds of stored targets, which the demo itself does without.
+  the two kinds of stored targets, which the demo itself does without. Each leaves compiled steps behind: after nine the process had
+  13 GB. With less memory run some at a time (`--only`).
 
 Held-out figures are means over tokens: `nll` (nats), `kl` to the teacher (nats; top 64 words and the tail), `top1` agreement.
 `gap_closed` is the share of the distance from the control's NLL to the teacher's that the student went. The last line is one JSON
