@@ -16,7 +16,6 @@ object: {"seeds": [{"nll_student", "nll_control", "nll_teacher", "kl", "top1", "
 """
 
 import argparse
-import gc
 import json
 import os
 import pathlib
@@ -90,8 +89,6 @@ def trained(config: Any, inputs: dict[str, str]) -> dict[str, float]:
             metrics = json.load(file)
     finally:
         shutil.rmtree(folder)
-        # Trainers and compiled steps go in circles: without this each objective's models stay, half a gigabyte a run.
-        gc.collect()
     found = {"nll_teacher": metrics["teacher_heldout_nll"], "kl": metrics["kl_to_teacher"], "top1": metrics["top1_agreement"]}
     found["nll_student"] = metrics["heldout_nll"]
     if metrics["heldout_nll_control"] is not None:

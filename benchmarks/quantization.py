@@ -108,7 +108,7 @@ class Bench:
 
         model, section = self._model(name), self._section(name, scheme)
         teacher = self._model("270m") if section.targets == "teacher" else None
-        inputs = dataclasses.replace(self._inputs, batch_size=section.batch_size or self._inputs.batch_size)
+        inputs = dataclasses.replace(self._inputs, batch_size=section.windows_a_step(self._inputs.batch_size))
         in_float = HeldoutEvaluation(model)(inputs.heldout)
         with tempfile.TemporaryDirectory() as folder:
             begun = time.monotonic()

@@ -26,9 +26,8 @@ def file_format(path: str) -> str:
     folder, _, rest = path.partition("/")
     if rest:
         return folder
-    return {".tflite": "tflite", ".litertlm": "litertlm", ".model": "sentencepiece"}.get(
-        os.path.splitext(path)[1], os.path.splitext(path)[1].lstrip(".")
-    )
+    suffix = os.path.splitext(path)[1].lstrip(".")
+    return "sentencepiece" if suffix == "model" else suffix
 
 
 def installed_packages() -> dict[str, str]:

@@ -28,7 +28,7 @@ def quantize(
     quantization = section_from_json(QuantizationConfig, config, "quantization")
     keras.utils.set_random_seed(settings["seed"])
 
-    batches = dataclasses.replace(training, batch_size=quantization.batch_size or training.batch_size)
+    batches = dataclasses.replace(training, batch_size=quantization.windows_a_step(training.batch_size))
     inputs = TrainingInputs.open(examples_uri, tokenizer_uri, settings, batches, distillation)
     model = Gemma.load(os.path.join(student_uri, "student"), training.precision)
     teacher, kept = None, None

@@ -74,6 +74,10 @@ class QuantizationConfig:
         """The config's learning rate, or the scheme's share of that in float; 0 without a scheme."""
         return SCHEMES.get(self.scheme or "", 0.0) * in_float if self.learning_rate is None else self.learning_rate
 
+    def windows_a_step(self, in_float: int) -> int:
+        """The config's batch size, or that in float."""
+        return in_float if self.batch_size is None else self.batch_size
+
     @property
     def products(self) -> str:
         """What enters each product: `activations`, or what suits the scheme."""

@@ -354,7 +354,7 @@ class Config:
             f"below corpus.window ({self.corpus.window}), so that there is something to write",
             on_policy.prompt_tokens,
         )
-        quantized_batch = self.quantization.batch_size or self.training.batch_size
+        quantized_batch = self.quantization.windows_a_step(self.training.batch_size)
         check(
             quantized_batch % self.training.accumulation_steps == 0,
             "quantization.batch_size",

@@ -4,8 +4,10 @@ import os
 import re
 import tempfile
 
+import tensorflow as tf
+
 from gemma_tf_distill.errors import MissingExtraError
-from gemma_tf_distill.export.files import write_bytes
+from gemma_tf_distill.export.files import published
 from gemma_tf_distill.export.text import stop_ids
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
 
@@ -75,5 +77,5 @@ def export_litert_lm(tflite: str, tokenizer: Tokenizer, path: str, *, context_le
         builder.add_tflite_model(tflite, TfLiteModelType.PREFILL_DECODE)
         with open(paths["bundle"], "wb") as file:
             builder.build(file)
-        with open(paths["bundle"], "rb") as file:
-            write_bytes(path, file.read())
+        with published(path) as beside:
+            tf.io.gfile.copy(paths["bundle"], beside)

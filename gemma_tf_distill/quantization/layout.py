@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.errors import ConfigError
-from gemma_tf_distill.quantization.schemes import Scheme, get_scheme
+from gemma_tf_distill.quantization.schemes import Scheme, four_bit_schemes, get_scheme
 
 EMBEDDING = "embedding"
 
@@ -114,9 +114,9 @@ def weight_schemes(config: QuantizationConfig, sizes: Mapping[str, Any]) -> dict
             continue
         scheme = schemes[name] = get_scheme(chosen)
         if scheme.block and inputs % scheme.block:
-            fitting = [f"int4_block{size}" for size in (256, 128, 64, 32) if inputs % size == 0]
+            fitting = ", ".join(reversed(four_bit_schemes(inputs)))
             raise ConfigError(
                 f"{chosen} cuts the inputs of {name} into blocks of {scheme.block}, but there are {inputs}: use "
-                f"{', '.join([*fitting, 'int4_channel'])} in quantization.scheme, or in quantization.overrides for {name}"
+                f"{fitting} in quantization.scheme, or in quantization.overrides for {name}"
             )
     return schemes

@@ -64,8 +64,8 @@ class Scheme(abc.ABC):
         """
         axis %= len(shape)
         if self.block and shape[axis] % self.block:
-            fitting = [scheme.name for scheme in _SCHEMES.values() if scheme.code_bits == 4 and not shape[axis] % (scheme.block or 1)]
-            raise ConfigError(f"{self.name} cuts inputs into blocks of {self.block}, but there are {shape[axis]}: use {', '.join(fitting)}")
+            fitting = ", ".join(four_bit_schemes(shape[axis]))
+            raise ConfigError(f"{self.name} cuts inputs into blocks of {self.block}, but there are {shape[axis]}: use {fitting}")
         return (*shape[:axis], shape[axis] // self.block if self.block else 1, *shape[axis + 1 :])
 
     def scales(self, weights: tf.Tensor, axis: int = -1) -> tf.Tensor:
@@ -165,6 +165,11 @@ _SCHEMES: dict[str, Scheme] = {
         Float8Scheme(name="fp8_e4m3", largest=E4M3.largest, code_bits=8),
     )
 }
+
+
+def four_bit_schemes(inputs: int) -> list[str]:
+    """The schemes of 4 bits that so many inputs can have, the whole channel first, then rising blocks."""
+    return [scheme.name for scheme in _SCHEMES.values() if scheme.code_bits == 4 and inputs % (scheme.block or 1) == 0]
 
 
 def get_scheme(name: str) -> Scheme:

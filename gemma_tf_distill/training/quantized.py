@@ -72,7 +72,7 @@ def fit_quantized(
         training = dataclasses.replace(
             training,
             epochs=quantization.epochs,
-            batch_size=quantization.batch_size or training.batch_size,
+            batch_size=quantization.windows_a_step(training.batch_size),
             learning_rate=quantization.peak_learning_rate(training.learning_rate),
             layer_dropout=0.0,
         )

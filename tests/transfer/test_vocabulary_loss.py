@@ -56,15 +56,16 @@ LOSSES = {
 }
 
 
-def check_equals_dense(loss, soft_cap, jit):
-    case = make_case(0)
+def check_equals_dense(loss, soft_cap=None, jit=False, case=None):
+    case = make_case(0) if case is None else case
     expected, expected_gradients = dense(case, loss, soft_cap)
     sums, gradients = chunked(case, loss, 4, soft_cap, jit)
     assert sorted(sums) == sorted(expected)
     for name in expected:
         np.testing.assert_allclose(sums[name], expected[name], rtol=1e-5)
     for got, want in zip(gradients, expected_gradients, strict=True):
-        # Single entries are sums of terms that nearly cancel; the gradient as a whole is what training follows.
+        # float32 sums in another order: single entries relative to the largest, the gradient as a whole to its own length.
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * float(tf.reduce_max(tf.abs(want)) + 1e-6))
         assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
 
 
@@ -86,11 +87,7 @@ def test_equals_the_dense_loss_for_draws():
     case = make_case(0)
     shares = tf.math.log(tf.constant([0.4, 0.3, 0.1, 0.1, 0.1]))
     case["targets"]["teacher_log_probs"] = tf.broadcast_to(shares, case["targets"]["teacher_ids"].shape)
-    loss = SoftAndHardTargets(DistillationConfig(targets="sampled"), alpha=0.7, temperature=1.0)
-    expected, _ = dense(case, loss)
-    sums, _ = chunked(case, loss, 4)
-    for name in expected:
-        np.testing.assert_allclose(sums[name], expected[name], rtol=1e-5)
+    check_equals_dense(SoftAndHardTargets(DistillationConfig(targets="sampled"), alpha=0.7, temperature=1.0), case=case)
 
 
 @settings(max_examples=6, deadline=None)
