@@ -33,7 +33,8 @@ def _write(cache: tf.Tensor, values: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
     return gen_xla_ops.xla_dynamic_update_slice(cache, values, tf.stack([0, 0, slots[0], 0]))
 
 
-_OPERATIONS = Operations(_embedding_lookup, _write)
+# LiteRT-LM wants all caches of one length.
+_OPERATIONS = Operations(_embedding_lookup, _write, rings=False)
 
 
 def _signature(

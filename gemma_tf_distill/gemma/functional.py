@@ -8,6 +8,7 @@ Architecture: Gemma 3 technical report (arXiv:2503.19786), section 2, and `keras
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ import tensorflow as tf
 from gemma_tf_distill.errors import WeightsError
 from gemma_tf_distill.gemma.model import Gemma, is_local
 
-# Keys and values of one layer, each float32 [B, kv_heads, context, head_dim], which is also LiteRT-LM's layout.
+# Keys and values of one layer, each float32 [B, kv_heads, slots, head_dim], which is also LiteRT-LM's layout.
 LayerCache = tuple[tf.Tensor, tf.Tensor]
 Cache = tuple[LayerCache, ...]
 
@@ -44,11 +45,13 @@ class Operations:
 
     Attributes:
       lookup: rows of a table: [V, D] and int32 [N] to [N, D].
-      write: puts new keys or values [B, kv_heads, T, head_dim] into a layer's cache at the consecutive slots int32 [T].
+      write: puts new keys or values [B, kv_heads, T, head_dim] into a layer's cache at the places int32 [T].
+      rings: whether the caches of local layers are rings that hold their window only, as `empty_cache` makes them.
     """
 
     lookup: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = _gather
     write: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor] = _scatter
+    rings: bool = True
 
 
 _TENSORFLOW = Operations()
@@ -164,10 +167,14 @@ def weight_tensors(gemma: Gemma) -> dict[str, tf.Tensor]:
     return weights
 
 
-def empty_cache(shape: GemmaShape, batch: int | tf.Tensor, context_length: int) -> Cache:
-    """Zeros for every layer's keys and values, float32 [batch, kv_heads, context_length, head_dim]."""
-    size = [batch, shape.num_key_value_heads, context_length, shape.head_dim]
-    return tuple((tf.zeros(size), tf.zeros(size)) for _ in range(shape.num_layers))
+def empty_cache(shape: GemmaShape, batch: int | tf.Tensor, context_length: int | tf.Tensor) -> Cache:
+    """Zeros for every layer's keys and values, float32 [batch, kv_heads, slots, head_dim].
+
+    A global layer has `context_length` slots, a local one no more than its window: a token goes to its slot modulo their number.
+    """
+    windows = {False: context_length, True: _minimum(context_length, shape.sliding_window_size)}
+    sizes = {local: [batch, shape.num_key_value_heads, slots, shape.head_dim] for local, slots in windows.items()}
+    return tuple((tf.zeros(sizes[local]), tf.zeros(sizes[local])) for local in shape.local_layers)
 
 
 def hidden_states(
@@ -186,8 +193,8 @@ def hidden_states(
       shape: the model's shape.
       weights: its weights, as `weights_of` names them; tensors, variables or arrays.
       tokens: int32 [B, T]. Padding on the right changes nothing before it.
-      cache: keys and values of the slots before these tokens; none: the tokens see each other only.
-      slots: int32 [T], the cache slots that the tokens take, consecutive; none: 0 to T - 1. A token sees the slots up to its own.
+      cache: keys and values of the slots before these tokens, zeros in a ring that was never full; none: the tokens see each other only.
+      slots: int32 [T], the slots that the tokens take, consecutive; none: 0 to T - 1. A token sees the slots up to its own.
       left_padding: int32 [B], the number of slots at each row's left that hold padding, so that rows of unequal length end
         together; positions count from there. None: no padding.
       operations: what differs by target.
@@ -199,13 +206,14 @@ def hidden_states(
     batch, length = _size(tokens, 0), _size(tokens, 1)
     if slots is None:
         slots = tf.range(length)
-    context = length if cache is None else _size(cache[0][0], 2)
     positions = tf.reshape(slots, [1, length])
     if left_padding is not None:
         positions -= tf.reshape(left_padding, [batch, 1])
     kinds = set(shape.local_layers)
     rotations = {local: _rotation(shape, positions, local) for local in kinds}
-    masks = {local: _mask(shape, slots, context, left_padding, local) for local in kinds}
+    single = isinstance(length, int) and length == 1
+    memories = {local: _memory(shape, cache, slots, single, local and operations.rings, local) for local in kinds}
+    masks = {local: _mask(shape, memories[local].seen, slots, left_padding, local) for local in kinds}
 
     x = operations.lookup(weights["embedding"], tf.reshape(tokens, [-1])) * math.sqrt(shape.hidden_dim)
     new_cache = []
@@ -213,11 +221,8 @@ def hidden_states(
         layer = {name.split(".")[2]: value for name, value in weights.items() if name.startswith(f"layers.{index}.")}
         normed = _rms_norm(x, layer["pre_attention_norm"], shape.layer_norm_epsilon)
 
-        def remember(keys: tf.Tensor, values: tf.Tensor, index: int = index) -> LayerCache:
-            if cache is None:
-                return keys, values
-            return operations.write(cache[index][0], keys, slots), operations.write(cache[index][1], values, slots)
-
+        former = None if cache is None else cache[index]
+        remember = functools.partial(memories[local].remember, operations.write, former)
         attention, layer_cache = _attention(shape, layer, normed, (batch, length), rotations[local], masks[local], remember)
         new_cache.append(layer_cache)
         if shape.use_post_attention_norm:
@@ -241,6 +246,10 @@ def _size(tensor: tf.Tensor, axis: int) -> int | tf.Tensor:
     """A dimension as a number where it is static: LiteRT folds those, and a dynamic one costs it operations."""
     static = tensor.shape[axis]
     return tf.shape(tensor)[axis] if static is None else static
+
+
+def _minimum(one: int | tf.Tensor, other: int) -> int | tf.Tensor:
+    return min(one, other) if isinstance(one, int) else tf.minimum(one, other)
 
 
 def _linear(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
@@ -274,9 +283,55 @@ def _rotate(x: tf.Tensor, rotation: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     return tf.concat([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
 
 
-def _mask(shape: GemmaShape, slots: tf.Tensor, context: int | tf.Tensor, left_padding: tf.Tensor | None, local: bool) -> tf.Tensor:
-    """What is added to the scores, float32 [B or 1, 1, groups * T, context], for the queries of one key head."""
-    keys = tf.reshape(tf.range(context), [1, 1, context])
+@dataclasses.dataclass(frozen=True)
+class _Memory:
+    """Where the layers of one kind keep keys and values, and what their queries see.
+
+    Attributes:
+      seen: int32 [K], the slots of the keys that queries are compared with; past all slots where there is nothing yet.
+      places: int32 [T], where in a cache the new keys go; none: there is no cache.
+      beside: whether queries see the cache as it was and the new keys beside it. In a ring the later of several tokens would
+        otherwise take the places of keys that the earlier ones still see.
+    """
+
+    seen: tf.Tensor
+    places: tf.Tensor | None = None
+    beside: bool = False
+
+    def remember(
+        self, write: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor], former: LayerCache | None, keys: tf.Tensor, values: tf.Tensor
+    ) -> tuple[LayerCache, LayerCache]:
+        """What the queries see, and the cache with the new keys and values in it."""
+        new = keys, values
+        if former is None or self.places is None:
+            return new, new
+        # A ring takes no more than it holds.
+        kept = new if not self.beside else tuple(tensor[:, :, -_size(ring, 2) :] for tensor, ring in zip(new, former, strict=True))
+        cache = tuple(write(ring, tensor, self.places) for ring, tensor in zip(former, kept, strict=True))
+        if not self.beside:
+            return cache, cache
+        return tuple(tf.concat([ring, tensor], axis=2) for ring, tensor in zip(former, new, strict=True)), cache
+
+
+def _memory(shape: GemmaShape, cache: Cache | None, slots: tf.Tensor, single: bool, ring: bool, local: bool) -> _Memory:
+    if cache is None:
+        return _Memory(slots)
+    size = _size(cache[shape.local_layers.index(local)][0], 2)
+    if not ring:
+        return _Memory(tf.range(size), slots)
+    latest = slots[-1] if single else slots[0] - 1
+    # The slot that each place of the ring holds: the latest one that falls on it.
+    held = latest - tf.math.floormod(latest - tf.range(size), size)
+    held = tf.where(held < 0, held.dtype.max, held)
+    if single:
+        return _Memory(held, tf.math.floormod(slots, size))
+    return _Memory(tf.concat([held, slots], axis=0), tf.math.floormod(slots[-size:], size), beside=True)
+
+
+def _mask(shape: GemmaShape, keys: tf.Tensor, slots: tf.Tensor, left_padding: tf.Tensor | None, local: bool) -> tf.Tensor:
+    """What is added to the scores, float32 [B or 1, 1, groups * T, K], for the queries of one key head."""
+    count = _size(keys, 0)
+    keys = tf.reshape(keys, [1, 1, count])
     queries = tf.reshape(slots, [1, -1, 1])
     visible = keys <= queries
     if local:
@@ -285,7 +340,7 @@ def _mask(shape: GemmaShape, slots: tf.Tensor, context: int | tf.Tensor, left_pa
         visible = tf.logical_and(visible, keys >= tf.reshape(left_padding, [-1, 1, 1]))
     mask = tf.where(visible, 0.0, _MASKED)
     rows, length = _size(mask, 0), _size(mask, 1)
-    mask = tf.reshape(mask, [rows, 1, length, context])
+    mask = tf.reshape(mask, [rows, 1, length, count])
     groups = shape.num_query_heads // shape.num_key_value_heads
     # A single query broadcasts over the groups by itself.
     return mask if groups == 1 or (isinstance(length, int) and length == 1) else tf.tile(mask, [1, 1, groups, 1])
@@ -298,11 +353,11 @@ def _attention(
     size: Sequence[int | tf.Tensor],
     rotation: tuple[tf.Tensor, tf.Tensor],
     mask: tf.Tensor,
-    remember: Callable[[tf.Tensor, tf.Tensor], LayerCache],
+    remember: Callable[[tf.Tensor, tf.Tensor], tuple[LayerCache, LayerCache]],
 ) -> tuple[tf.Tensor, LayerCache]:
     """Grouped-query attention (arXiv:2305.13245) of the normed states [B * T, hidden]; returns the same shape, and the cache.
 
-    `remember` puts the new keys and values where they belong and returns all that the queries may see.
+    `remember` takes the new keys and values; it returns those that the queries may see, and the cache.
     """
     batch, length = size
     heads, groups = shape.num_key_value_heads, shape.num_query_heads // shape.num_key_value_heads
@@ -314,9 +369,9 @@ def _attention(
         return tf.transpose(y, [0, 2, 1, 3])
 
     query = _rotate(split_heads("query", shape.num_query_heads), rotation) * shape.query_scale
-    key, value = remember(_rotate(split_heads("key", heads), rotation), split_heads("value", heads))
+    (key, value), cache = remember(_rotate(split_heads("key", heads), rotation), split_heads("value", heads))
     scores = tf.matmul(tf.reshape(query, [batch, heads, groups * length, shape.head_dim]), key, transpose_b=True)
     scores = _soft_cap(scores, shape.attention_logit_soft_cap) + mask
     mixed = tf.reshape(tf.matmul(tf.nn.softmax(scores), value), [batch, shape.num_query_heads, length, shape.head_dim])
     mixed = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, shape.num_query_heads * shape.head_dim])
-    return _linear(mixed, layer["attention_output"]), (key, value)
+    return _linear(mixed, layer["attention_output"]), cache

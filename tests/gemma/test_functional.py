@@ -185,3 +185,46 @@ def test_real_weights_whole_in_pieces_and_token_by_token(real_teacher):
         found = log_probs(pieces)
         np.testing.assert_allclose(found, expected, atol=5e-3)
         np.testing.assert_array_equal(found.argmax(-1), expected.argmax(-1))
+
+
+@settings(max_examples=5, deadline=None)
+@given(cuts=st.lists(st.integers(1, LENGTH - 1), max_size=30, unique=True).map(sorted))
+def test_rings_of_local_layers_equal_whole_caches(tiny_teacher, cuts):
+    ids = random_ids(tiny_teacher, 2, LENGTH)
+    shape, weights = functional.shape_of(tiny_teacher), functional.weights_of(tiny_teacher)
+
+    def states(cache: functional.Cache, operations: functional.Operations) -> np.ndarray:
+        found = []
+        for start, end in zip([0, *cuts], [*cuts, LENGTH], strict=True):
+            hidden, cache = functional.hidden_states(
+                shape,
+                weights,
+                ids[:, start:end],
+                cache,
+                slots=tf.range(start, end),
+                left_padding=tf.constant([0, 5]),
+                operations=operations,
+            )
+            found.append(hidden)
+        return np.concatenate(found, axis=1)
+
+    rings = functional.empty_cache(shape, 2, LENGTH)
+    whole = tuple((tf.zeros([2, 2, LENGTH, 8]),) * 2 for _ in rings)
+    found, expected = states(rings, functional.Operations()), states(whole, functional.Operations(rings=False))
+    np.testing.assert_allclose(found[0], expected[0], atol=TOLERANCE)
+    # The second row's first tokens are padding, and see nothing.
+    np.testing.assert_allclose(found[1, 5:], expected[1, 5:], atol=TOLERANCE)
+
+
+def test_local_layers_keep_their_window_only(tiny_teacher):
+    shape = functional.shape_of(tiny_teacher)
+    slots = [keys.shape[2] for keys, _ in functional.empty_cache(shape, 1, 100)]
+    assert slots == [16, 16, 16, 16, 16, 100, 16]
+    assert {keys.shape[2] for keys, _ in functional.empty_cache(shape, 1, 9)} == {9}
+
+
+def test_caches_of_the_270m_at_32k_take_a_quarter_of_whole_ones_at_the_most():
+    shape = functional.shape_of(variant())
+    shape = dataclasses.replace(shape, local_layers=tuple(layer % 6 < 5 for layer in range(18)), sliding_window_size=512)
+    slots = sum(keys.shape[2] for keys, _ in functional.empty_cache(shape, 1, 32_768))
+    assert slots <= 18 * 32_768 / 4
