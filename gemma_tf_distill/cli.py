@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from gemma_tf_distill.config import Config, load_config, recipes
 from gemma_tf_distill.errors import ConfigError, UserError, refused_by_system
@@ -18,6 +18,9 @@ from gemma_tf_distill.monitoring.console import Display, JsonDisplay, TextDispla
 from gemma_tf_distill.monitoring.run_report import render_outcome
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.launcher import RunFailedError, launch
+
+if TYPE_CHECKING:
+    from gemma_tf_distill.export.generation import Speed
 
 _EXIT_CODES = """exit codes:
   0    done; for run: the model was blessed and pushed
@@ -73,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = commands.add_parser("generate", help="complete a prompt with an exported model")
     generate.add_argument(
-        "model", metavar="MODEL", help="a SavedModel folder, a .tflite or .litertlm file, or the folder of a pushed version"
+        "model", metavar="MODEL", help="a SavedModel or Hugging Face folder, a .tflite or .litertlm file, or the folder of a pushed version"
     )
     generate.add_argument("prompt", metavar="PROMPT")
     generate.add_argument("--max-new-tokens", type=_at_least_one, default=48, metavar="N", help="tokens to add at the most (default: 48)")
@@ -130,13 +133,22 @@ def _generate(options: argparse.Namespace) -> int:
     with _quiet_stderr():
         from gemma_tf_distill.export.generation import load_generator
 
-        pieces = load_generator(options.model).generate(options.prompt, options.max_new_tokens)
+        completion = load_generator(options.model).generate(options.prompt, options.max_new_tokens)
         sys.stdout.write(options.prompt)
-        for piece in pieces:
+        sys.stdout.flush()
+        for piece in completion:
             sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")
+        sys.stdout.flush()
+    print(_speed(completion.speed), file=sys.stderr)
     return EXIT_OK
+
+
+def _speed(speed: "Speed") -> str:
+    decode = speed.decode_tokens_per_second
+    rate = f", {decode:.1f} tokens/s" if decode else ""
+    return f"{speed.new_tokens} tokens after {speed.prompt_tokens} of the prompt, the first in {speed.prompt_seconds:.2f} s{rate}"
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -77,13 +77,13 @@ def make_gemma(tiny_tokenizer: Tokenizer) -> Callable[..., Gemma]:
             "hidden_dim": 32,
             "intermediate_dim": 64,
             "head_dim": 8,
+            "use_post_ffw_norm": True,
             "dtype": "float32",
         }
         backbone = keras_hub.models.Gemma3Backbone(
             vocabulary_size=tiny_tokenizer.vocabulary_size,
             image_size=None,
             use_query_key_norm=True,
-            use_post_ffw_norm=True,
             use_post_attention_norm=True,
             use_sliding_window_attention=True,
             sliding_window_size=16,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import pathlib
 import platform
 import signal
@@ -279,16 +280,26 @@ class Parrot:
         self.path = path
 
     def generate(self, prompt: str, max_new_tokens: int):
+        from gemma_tf_distill.export.generation import Completion
+
+        def pieces():
+            for piece in (" mean", f" of {max_new_tokens} values."):
+                completion.count()
+                yield piece
+
         os.write(2, b"I0000 noise of a C++ library\n")
-        return iter([" mean", f" of {max_new_tokens} values."])
+        completion = Completion(3)
+        completion.pieces = pieces()
+        return completion
 
 
-def test_generate_prints_prompt_and_completion_only(monkeypatch, capfd):
+def test_generate_prints_prompt_and_completion_and_beside_them_how_fast(monkeypatch, capfd):
     from gemma_tf_distill.export import generation
 
     monkeypatch.setattr(generation, "load_generator", Parrot)
     code, out, err = run(capfd, "generate", "model", "Returns the", "--max-new-tokens", "5")
-    assert (code, out, err) == (0, "Returns the mean of 5 values.\n", "")
+    assert (code, out) == (0, "Returns the mean of 5 values.\n")
+    assert re.fullmatch(r"2 tokens after 3 of the prompt, the first in \d+\.\d\d s, \d+\.\d tokens/s\n", err)
 
 
 def test_generate_tells_what_is_wrong_with_a_model(capfd, tmp_path):

@@ -9,9 +9,9 @@ import numpy as np
 
 from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_from_json
 from gemma_tf_distill.export.files import write_bytes
-from gemma_tf_distill.export.generation import LITERT_LM_FILE, TFLITE_FILE, TOKENIZER_FILE
 from gemma_tf_distill.export.litert import export_litert
 from gemma_tf_distill.export.litert_lm import default_prompt_template, export_litert_lm
+from gemma_tf_distill.export.names import LITERT_LM_FILE, TFLITE_FILE, TOKENIZER_FILE
 from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.export.saved_model import export_saved_model
 from gemma_tf_distill.export.verification import verify_litert, verify_litert_lm, verify_litert_weights, verify_saved_model

@@ -10,7 +10,7 @@ from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.files import write_bytes
 from gemma_tf_distill.export.litert_quantization import check_schemes, quantized_litert, read_weight
-from gemma_tf_distill.export.litert_runtime import DECODE, cache_names, prefill_name
+from gemma_tf_distill.export.names import DECODE, cache_names, prefill_name
 from gemma_tf_distill.export.native_output import native_output_to_log
 from gemma_tf_distill.gemma.functional import GemmaShape, Operations, hidden_states, logits, shape_of, weights_of
 from gemma_tf_distill.gemma.model import Gemma

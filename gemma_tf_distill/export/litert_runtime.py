@@ -10,21 +10,8 @@ from typing import Any
 import numpy as np
 
 from gemma_tf_distill.errors import MissingExtraError, WeightsError
+from gemma_tf_distill.export.names import CACHE, DECODE, PREFILL, prefill_name
 from gemma_tf_distill.export.native_output import native_output_to_log, silence_native_output_at_exit
-
-DECODE = "decode"
-_PREFILL = "prefill_"
-_CACHE = "kv_cache_"
-
-
-def prefill_name(length: int) -> str:
-    """Name of the signature that reads `length` tokens at once."""
-    return f"{_PREFILL}{length}"
-
-
-def cache_names(layer: int) -> tuple[str, str]:
-    """Names of a layer's keys and values among the inputs and outputs of every signature, as LiteRT-LM reads them."""
-    return f"{_CACHE}k_{layer}", f"{_CACHE}v_{layer}"
 
 
 @functools.cache
@@ -76,7 +63,7 @@ class LiteRtModel:
                     "give a model.tflite that this project exported"
                 )
             shapes = {name: tuple(tensor["shape"]) for name, tensor in model.get_input_tensor_details(DECODE).items()}
-            names = [name for name in shapes if name.startswith(_CACHE)]
+            names = [name for name in shapes if name.startswith(CACHE)]
             self._model = model
             # Pairs of what is read and what is written next.
             self._caches = {
@@ -92,7 +79,7 @@ class LiteRtModel:
                 buffer.write(np.zeros(shapes[name], np.float32))
         self.context_length = int(shapes[names[0]][2])
         self.vocabulary_size = int(model.get_output_tensor_details(DECODE)["logits"]["shape"][-1])
-        self.prefill_lengths = sorted(int(name.removeprefix(_PREFILL)) for name in signatures if name.startswith(_PREFILL))
+        self.prefill_lengths = sorted(int(name.removeprefix(PREFILL)) for name in signatures if name.startswith(PREFILL))
 
     def prefill(self, ids: Sequence[int], position: int = 0) -> None:
         """Reads tokens that take the positions from `position` on.

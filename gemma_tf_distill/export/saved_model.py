@@ -7,18 +7,13 @@ import tensorflow as tf
 from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.export.decoding import completions
 from gemma_tf_distill.export.files import published
+from gemma_tf_distill.export.names import EVAL, GENERATE, LOGITS, SAMPLE, SCORE, SERVING, cache_names
 from gemma_tf_distill.export.sampling import Choice, most_probable, sampled
 from gemma_tf_distill.export.text import stop_ids
 from gemma_tf_distill.export.token_sums import log_likelihoods, token_sums
 from gemma_tf_distill.export.weight_store import WeightStore
-from gemma_tf_distill.gemma.functional import shape_of
+from gemma_tf_distill.gemma.functional import empty_cache, hidden_states, logits, shape_of
 from gemma_tf_distill.gemma.model import Gemma
-
-SERVING = "serving_default"
-GENERATE = "generate"
-SAMPLE = "sample"
-SCORE = "score"
-EVAL = "eval"
 
 
 def _graph(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
@@ -31,6 +26,7 @@ class ServingModule(tf.Module):
 
     Attributes:
       context_length: int32 [], tokens that prompt and completion may have together.
+      stops: int32 [n], ids that end a completion.
     """
 
     def __init__(
@@ -54,6 +50,7 @@ class ServingModule(tf.Module):
         self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=gemma.tokenizer.proto, out_type=tf.int32)
         self._bos_id = gemma.tokenizer.bos_id
         self._stops = stop_ids(gemma.tokenizer)
+        self.stops = tf.Variable(self._stops, trainable=False)
         self._max_new_tokens = max_new_tokens
         self._window, self._top_k = window, top_k
         self.context_length = tf.Variable(context_length, trainable=False)
@@ -115,9 +112,49 @@ class ServingModule(tf.Module):
         return token_sums(self._shape, self._weights.read(), examples, self._window, self._top_k)
 
     @_graph(tf.TensorSpec([None], tf.string, name="prompt"))
-    def count_tokens(self, prompt: tf.Tensor) -> tf.Tensor:
-        """Tokens of each prompt, `<bos>` included: string [B] to int32 [B]. Not a signature, but there after loading."""
-        return tf.cast(self._prompt_ids(prompt).row_lengths(), tf.int32)
+    def tokenize(self, prompt: tf.Tensor) -> tf.RaggedTensor:
+        """Token ids, `<bos>` first: string [B] to int32 [B, (length)]. Not a signature, but there after loading."""
+        return self._prompt_ids(prompt)
+
+    @_graph(tf.TensorSpec([None], tf.int32, name="token_ids"))
+    def detokenize(self, token_ids: tf.Tensor) -> tf.Tensor:
+        """The text of int32 [N], string []. Not a signature, but there after loading."""
+        return self._tokenizer.detokenize(token_ids)
+
+    def logits_signature(self) -> tf.types.experimental.ConcreteFunction:
+        """The signature `logits`."""
+        names = [cache_names(layer) for layer in range(self._shape.num_layers)]
+        context_length = int(self.context_length)
+        caches = empty_cache(self._shape, 1, context_length)
+
+        def run(
+            token_ids: tf.Tensor, position: tf.Tensor, left_padding: tf.Tensor, logits_to_keep: tf.Tensor, **cached: tf.Tensor
+        ) -> dict[str, tf.Tensor]:
+            length = tf.shape(token_ids)[1]
+            fits = tf.debugging.assert_less_equal(
+                position + length, context_length, message=f"position and token_ids are over the context of {context_length} tokens"
+            )
+            with tf.control_dependencies([fits]):
+                slots = tf.range(position, position + length)
+            cache = tuple((cached[keys], cached[values]) for keys, values in names)
+            weights = self._weights.read()
+            hidden, cache = hidden_states(self._shape, weights, token_ids, cache, slots=slots, left_padding=left_padding)
+            kept = hidden[:, -tf.where(logits_to_keep > 0, tf.minimum(logits_to_keep, length), length) :]
+            scores = logits(self._shape, weights, tf.reshape(kept, [-1, self._shape.hidden_dim]))
+            found = {name: value for pair, layer in zip(names, cache, strict=True) for name, value in zip(pair, layer, strict=True)}
+            return found | {LOGITS: tf.reshape(scores, [tf.shape(kept)[0], tf.shape(kept)[1], self._shape.vocabulary_size])}
+
+        return tf.function(run, autograph=False).get_concrete_function(
+            token_ids=tf.TensorSpec([None, None], tf.int32, name="token_ids"),
+            position=tf.TensorSpec([], tf.int32, name="position"),
+            left_padding=tf.TensorSpec([None], tf.int32, name="left_padding"),
+            logits_to_keep=tf.TensorSpec([], tf.int32, name="logits_to_keep"),
+            **{
+                name: tf.TensorSpec([None, *tensor.shape[1:]], tf.float32, name=name)
+                for pair, layer in zip(names, caches, strict=True)
+                for name, tensor in zip(pair, layer, strict=True)
+            },
+        )
 
 
 def export_saved_model(
@@ -143,6 +180,11 @@ def export_saved_model(
         `top_p` float32 (1: all words) and `seed` int32; see `export.sampling.sampled`.
       `score`: `text` string [B] to `log_likelihood` float32 [B], in nats, and `token_count` int32 [B]: of the text after `<bos>`, as far
         as it fits in the context.
+      `logits`: inputs: `token_ids` int32 [B, T]; `position` int32 [], how many tokens are in the cache; `left_padding` int32 [B], how
+        many tokens at each row's beginning are padding; `logits_to_keep` int32 [], of how many of the last tokens scores are wanted (0:
+        of all); `kv_cache_k_I` and `kv_cache_v_I` float32 [B, kv_heads, slots, head_dim] of every layer I, zeros at first, with
+        `context_length` slots, in local layers no more than their window. Outputs: `logits` float32 [B, logits_to_keep, V], and the
+        caches with the tokens in them.
       `eval`: `examples` string [B], scored windows, to the sums that `token_sums` describes, float32 [B] each.
 
     Args:
@@ -167,6 +209,7 @@ def export_saved_model(
         GENERATE: module.generate,
         SAMPLE: module.sample,
         SCORE: module.score,
+        LOGITS: module.logits_signature(),
         EVAL: module.evaluate,
     }
     with published(path) as beside:

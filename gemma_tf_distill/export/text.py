@@ -1,6 +1,7 @@
 """What every runtime does with token ids: when to stop, and how they become text bit by bit. Needs no TensorFlow."""
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
 
@@ -11,7 +12,14 @@ def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return (tokenizer.eos_id,) if end_of_turn is None else (tokenizer.eos_id, end_of_turn)
 
 
-def text_pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+class Decodes(Protocol):
+    """A tokenizer, as far as it makes text."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+
+
+def text_pieces(tokenizer: Decodes, ids: Iterable[int]) -> Iterator[str]:
     """Text of token ids as they come. A character whose bytes are spread over several tokens comes when it is whole."""
     pending: list[int] = []
     for token in ids:

@@ -11,7 +11,7 @@ from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.export.litert_lm_runtime import LiteRtLmModel
 from gemma_tf_distill.export.litert_quantization import StoredWeight, stored_weights
 from gemma_tf_distill.export.litert_runtime import LiteRtModel
-from gemma_tf_distill.export.saved_model import GENERATE
+from gemma_tf_distill.export.names import GENERATE
 from gemma_tf_distill.export.text import stop_ids
 from gemma_tf_distill.gemma.functional import weights_of
 from gemma_tf_distill.gemma.model import Gemma

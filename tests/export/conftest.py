@@ -1,9 +1,11 @@
 """One export of the tiny teacher for all tests of this room."""
 
+import importlib.util
 import pathlib
 
 import pytest
 
+from gemma_tf_distill.export.hugging_face import export_hugging_face
 from gemma_tf_distill.export.litert import export_litert
 from gemma_tf_distill.export.litert_lm import export_litert_lm
 from gemma_tf_distill.export.saved_model import export_saved_model
@@ -18,4 +20,6 @@ def pushed(tiny_teacher: Gemma, tmp_path_factory: pytest.TempPathFactory) -> pat
     export_litert(tiny_teacher, str(folder / "model.tflite"), context_length=64, prefill_lengths=(4, 16))
     (folder / "tokenizer.model").write_bytes(tiny_teacher.tokenizer.proto)
     export_litert_lm(str(folder / "model.tflite"), tiny_teacher.tokenizer, str(folder / "model.litertlm"), context_length=64)
+    if importlib.util.find_spec("torch"):
+        export_hugging_face(tiny_teacher, str(folder / "hugging_face"))
     return folder

@@ -18,11 +18,14 @@ CONTEXT, NEW = 64, 10  # of the `pushed` fixture
 PROMPTS = ["Returns the", "", "naïve ☕ 漢字 \U0001f600 \x00", "The quick brown fox jumps over the lazy dog"]
 
 
-FILES = {"saved_model": "saved_model", "tflite": "model.tflite", "litertlm": "model.litertlm"}
+FILES = {"saved_model": "saved_model", "tflite": "model.tflite", "litertlm": "model.litertlm", "hugging_face": "hugging_face"}
+CONTEXTS = {"hugging_face": 32_768}
 
 
 @pytest.fixture(scope="module", params=FILES)
 def model(request, pushed):
+    if not (pushed / FILES[request.param]).exists():
+        pytest.skip("needs the extra transformers")
     return load_generator(pushed / FILES[request.param])
 
 
@@ -40,12 +43,24 @@ def test_every_path_finds_its_model(pushed, tmp_path):
 
 
 def test_every_format_writes_what_the_student_writes(model, expected):
-    assert model.context_length == CONTEXT
+    assert model.context_length == CONTEXTS.get(model.format, CONTEXT)
     for prompt in PROMPTS:
         pieces = list(model.generate(prompt, NEW))
         assert "".join(pieces) == expected[prompt]
-        if model.format != "saved_model":
-            assert len(pieces) > 1
+        assert len(pieces) > 1
+
+
+def test_a_folder_alone_is_taken_as_it_is(pushed, expected):
+    if not (pushed / "hugging_face").exists():
+        pytest.skip("needs the extra transformers")
+    program = f"""
+import sys
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+from gemma_tf_distill.export.generation import load_generator
+print("".join(load_generator({str(pushed / "hugging_face")!r}).generate("Returns the", {NEW})))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, expected["Returns the"] + "\n"), done.stderr
 
 
 @pytest.mark.parametrize("file", ["model.tflite", "model.litertlm"])
@@ -64,7 +79,21 @@ def test_an_argument_that_was_no_utf8_is_read_with_replacement_characters(model)
     assert "".join(model.generate("Returns \udcff the", NEW)) == "".join(model.generate("Returns \ufffd\ufffd\ufffd the", NEW))
 
 
+def test_speed_is_that_of_the_tokens_that_came(model):
+    completion = model.generate("Returns the", NEW)
+    assert completion.speed.decode_tokens_per_second is None
+    "".join(completion)
+    speed = completion.speed
+    assert 1 < speed.prompt_tokens < 12
+    # A piece of LiteRT-LM may be more than one token.
+    assert NEW / 2 <= speed.new_tokens <= NEW
+    assert speed.decode_tokens_per_second == pytest.approx((speed.new_tokens - 1) / speed.decode_seconds)
+    assert speed.prefill_tokens_per_second == pytest.approx(speed.prompt_tokens / speed.prompt_seconds)
+
+
 def test_a_prompt_that_does_not_fit_is_refused_at_once(model):
+    if model.context_length != CONTEXT:
+        pytest.skip("a context of 32,768 tokens holds them")
     with pytest.raises(PromptError, match=r"context of 64: shorten it to 54"):
         model.generate("a long prompt " * 50, NEW)
     with pytest.raises(PromptError, match=r"do not fit in the model's context of 64: ask for at most \d+ new tokens"):
@@ -74,11 +103,13 @@ def test_a_prompt_that_does_not_fit_is_refused_at_once(model):
 
 
 def test_the_whole_context_can_be_used(model):
+    if model.context_length != CONTEXT:
+        pytest.skip("a context of 32,768 tokens takes long")
     assert "".join(model.generate("", CONTEXT - 1))
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(WeightsError, match=r"no model at '.*/nothing': give a SavedModel folder"):
+    with pytest.raises(WeightsError, match=r"no model at '.*/nothing': give a SavedModel or Hugging Face folder"):
         load_generator(tmp_path / "nothing")
     with pytest.raises(WeightsError, match=r"is not a model: a SavedModel folder holds saved_model\.pb"):
         load_generator(tmp_path)

@@ -141,6 +141,43 @@ def test_a_score_is_the_sum_of_the_tokens_log_probabilities(tiny_teacher, loaded
     assert loaded.signatures["score"](text=tf.constant([], tf.string))["token_count"].shape == (0,)
 
 
+@pytest.mark.parametrize("cuts", [[20], [3, 17], [4, 5, 6, 7, 21]])
+def test_logits_continue_ragged_rows_over_their_caches(tiny_teacher, loaded, cuts):
+    """Rows of 24, 19 and 7 tokens, padded to end together; what is read at once and what after another does not matter."""
+    signature, length, paddings = loaded.signatures["logits"], 24, [0, 5, 17]
+    ids = np.random.default_rng(2).integers(4, tiny_teacher.tokenizer.vocabulary_size, size=(3, length)).astype("int32")
+    inputs = signature.structured_input_signature[1]
+    caches = {name: tf.zeros([3, *spec.shape[1:]]) for name, spec in inputs.items() if name.startswith("kv_cache_")}
+    assert {spec.shape[2] for name, spec in inputs.items() if name.startswith("kv_cache_")} == {16, CONTEXT}
+    found = []
+    for begin, end in zip([0, *cuts], [*cuts, length], strict=True):
+        outputs = signature(
+            token_ids=ids[:, begin:end], position=begin, left_padding=np.array(paddings, np.int32), logits_to_keep=0, **caches
+        )
+        found.append(outputs.pop("logits").numpy())
+        caches = outputs
+    found = np.concatenate(found, axis=1)
+    for row, padding in enumerate(paddings):
+        expected = tiny_teacher.logits(ids[row : row + 1, padding:]).numpy()[0]
+        np.testing.assert_allclose(found[row, padding:], expected, atol=1e-4)
+
+
+def test_logits_of_the_last_tokens_alone_and_none_beyond_the_context(loaded):
+    signature = loaded.signatures["logits"]
+    caches = {
+        name: tf.zeros([1, *spec.shape[1:]])
+        for name, spec in signature.structured_input_signature[1].items()
+        if name.startswith("kv_cache_")
+    }
+    inputs = {"token_ids": np.array([[2, 80, 81, 82]], np.int32), "left_padding": np.array([0], np.int32), **caches}
+    whole = signature(position=0, logits_to_keep=0, **inputs)["logits"].numpy()
+    for kept in (1, 3, 9):
+        found = signature(position=0, logits_to_keep=kept, **inputs)["logits"].numpy()
+        np.testing.assert_allclose(found, whole[:, -min(kept, 4) :], atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="over the context of 64 tokens"):
+        signature(position=CONTEXT - 3, logits_to_keep=1, **inputs)
+
+
 def scored_windows(gemma: Gemma, rows: int, noise: float) -> tuple[list[bytes], dict[str, np.ndarray]]:
     """Windows whose teacher is the model itself with noise on its logits, and the sums that are right for them."""
     random = np.random.default_rng(7)

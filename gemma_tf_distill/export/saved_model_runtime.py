@@ -1,0 +1,100 @@
+"""Runs a SavedModel token by token, by its signature `logits`. Needs tensorflow and tensorflow-text alone."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gemma_tf_distill.errors import UserError, WeightsError
+from gemma_tf_distill.export.names import CACHE, LOGITS
+
+# Prompts are read in pieces of at most this many tokens: attention scores take [heads, piece, context].
+_PREFILL_PIECE = 512
+
+
+class SavedModelModel:
+    """A loaded SavedModel and its cache. It holds one sequence; a sequence begins anew at position 0.
+
+    Attributes:
+      context_length: tokens that the cache holds.
+      loaded: what `tf.saved_model.load` gives.
+      tokenizer: the one in its graph.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        """Loads a folder of `export_saved_model`.
+
+        Raises:
+          UserError: if tensorflow or tensorflow-text is not installed.
+          WeightsError: if it is damaged, or another kind of SavedModel.
+        """
+        try:
+            import tensorflow as tf
+            import tensorflow_text  # noqa: F401  registers the tokenizer's operations
+        except ImportError as error:
+            raise UserError(f"running a SavedModel needs {error.name}, which is not installed: pip install tensorflow-text") from error
+        try:
+            self.loaded = tf.saved_model.load(os.fspath(folder))
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise WeightsError(f"the SavedModel at {folder} is damaged ({lines[0][:200]}): export it again") from error
+        if LOGITS not in self.loaded.signatures:
+            found = ", ".join(sorted(self.loaded.signatures)) or "none"
+            raise WeightsError(
+                f"{folder} is a SavedModel without the signature {LOGITS} (it has: {found}): give one that this project exported"
+            )
+        self._logits = self.loaded.signatures[LOGITS]
+        self.context_length = int(self.loaded.context_length)
+        self.tokenizer = GraphTokenizer(self.loaded)
+        inputs = self._logits.structured_input_signature[1]
+        self._empty = {name: tf.zeros([1, *spec.shape[1:]]) for name, spec in inputs.items() if name.startswith(CACHE)}
+        self._caches = self._empty
+
+    def prefill(self, ids: Sequence[int], position: int = 0) -> None:
+        """Reads tokens that take the positions from `position` on."""
+        for begin in range(0, len(ids), _PREFILL_PIECE):
+            self._read(ids[begin : begin + _PREFILL_PIECE], position + begin)
+
+    def decode(self, token: int, position: int) -> np.ndarray:
+        """Reads one token at `position`; returns the scores of all words for the next one, float32 [V]."""
+        return self._read([token], position)
+
+    def _read(self, ids: Sequence[int], position: int) -> np.ndarray:
+        import tensorflow as tf
+
+        outputs = self._logits(
+            token_ids=tf.constant([ids], tf.int32),
+            position=tf.constant(position),
+            left_padding=tf.constant([0]),
+            logits_to_keep=tf.constant(1),
+            # A ring must not hold what another sequence left in it.
+            **(self._caches if position else self._empty),
+        )
+        scores = outputs.pop(LOGITS)
+        self._caches = outputs
+        return scores.numpy()[0, 0]
+
+
+class GraphTokenizer:
+    """The tokenizer inside a loaded SavedModel.
+
+    Attributes:
+      stops: ids that end a completion.
+    """
+
+    def __init__(self, loaded: Any):
+        self._loaded = loaded
+        self.stops = tuple(loaded.stops.numpy().tolist())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, `<bos>` first."""
+        import tensorflow as tf
+
+        return self._loaded.tokenize(tf.constant([text])).values.numpy().tolist()
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids. Bytes that are not UTF-8 become U+FFFD."""
+        import tensorflow as tf
+
+        return self._loaded.detokenize(tf.constant(list(ids), tf.int32)).numpy().decode(errors="replace")
