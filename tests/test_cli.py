@@ -3,9 +3,9 @@
 import contextlib
 import json
 import os
-import re
 import pathlib
 import platform
+import re
 import signal
 import subprocess
 import sys

@@ -24,6 +24,9 @@ def check_inputs(config: Config) -> None:
     if "litertlm" in config.export.formats:
         for module in ("litert_lm", "litert_lm_builder"):
             _check_package(module, "litert", "export.formats with litertlm")
+    if "hugging_face" in config.export.formats:
+        for module in ("safetensors", "torch", "transformers"):
+            _check_package(module, "transformers", "export.formats with hugging_face")
     # First, since it needs no TensorFlow: most mistakes are told within a second or two.
     check_corpus(config.corpus)
     _check_models(config)

@@ -92,6 +92,7 @@ def create_pipeline(
         student, quantizers = quantizer.outputs["quantized_student"], [quantizer]
     exporter = Exporter(
         student=student,
+        examples=scored,
         config=exporter_config(config),
         source_digest=source_digest("components.exporter.component"),
     )

@@ -7,7 +7,7 @@ import keras
 
 from components.distiller.inputs import TrainingInputs, checkpoint_folder, remove_folder, write_metrics
 from gemma_tf_distill.config import DistillationConfig, StudentConfig, TrainingConfig, section_from_json
-from gemma_tf_distill.data.calibration import calibration_windows
+from gemma_tf_distill.data.first_windows import first_windows
 from gemma_tf_distill.gemma.student import build_student, kept_layers
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.gemma.vocabulary import full_vocabulary
@@ -29,7 +29,7 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     teacher = load_teacher(settings["teacher"], vocabulary=inputs.vocabulary)
     words = full_vocabulary(teacher.tokenizer)
     cut = student_config.cut
-    calibration = None if cut is None else calibration_windows(inputs.files, settings["window"], cut.calibration_tokens)
+    calibration = None if cut is None else first_windows(inputs.files, settings["window"], cut.calibration_tokens)
     model = build_student(student_config, teacher, words, seed=seed, dtype=training.precision, calibration=calibration)
     # All of the teacher's weights, those of the words that the student does not have included.
     left_out = describe_source(settings["teacher"])["vocabulary_size"] - len(words.kept_ids)

@@ -29,6 +29,7 @@ def exporter_config(config: Config) -> str:
 @tfx.dsl.components.component
 def Exporter(
     student: InputArtifact[Student],
+    examples: InputArtifact[standard_artifacts.Examples],
     model: OutputArtifact[standard_artifacts.Model],
     config: Parameter[str],
     source_digest: Parameter[str],
@@ -37,16 +38,18 @@ def Exporter(
 
     Args:
       student: as Distiller or Quantizer writes it.
+      examples: windows, of whose held-out ones some are what each file is compared with the student on.
       model: `Format-Serving/`, the SavedModel that the Evaluator judges, one byte a weight where the student has a scheme; `files/`,
-        with `tokenizer.model` and, if asked for, `model.tflite`, in the integers of that scheme; `export.json`: `samples` (`prompt`,
-        `teacher`, `student`), `seconds`, `formats` and `quantization` (`scheme` and `overrides`, or null).
+        with `tokenizer.model` and, if asked for, `model.tflite` and `model.litertlm`, in the integers of that scheme, and `hugging_face/`;
+        `export.json`: `samples` (`prompt`, `teacher`, `student`), `seconds` (and of them `export_seconds` and `parity_seconds`),
+        `formats`, `quantization` (`scheme` and `overrides`, or null) and `parity` (as `ParityReport.to_dict`).
       config: `exporter_config`.
       source_digest: of this component's code, so that changed code is run again.
 
     Raises:
-      ParityError: if a file, in its own runtime, does not predict what the student predicts, or does not hold its integers.
+      ParityError: if a file, in its own runtime, does not predict what the student predicts, or does not hold its numbers.
       ConfigError: if the student is too large for a `.tflite`, or in numbers that one can't hold.
       WeightsError: if the teacher, which writes samples, can't be loaded.
     """
     del source_digest
-    export(student.uri, model.uri, config)
+    export(student.uri, examples.uri, model.uri, config)

@@ -8,13 +8,14 @@ import time
 import numpy as np
 
 from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_from_json
+from gemma_tf_distill.data.batches import split_files
+from gemma_tf_distill.data.first_windows import first_windows
+from gemma_tf_distill.export.bundle import PLACES, export_files
 from gemma_tf_distill.export.files import write_bytes
-from gemma_tf_distill.export.litert import export_litert
-from gemma_tf_distill.export.litert_lm import default_prompt_template, export_litert_lm
-from gemma_tf_distill.export.names import LITERT_LM_FILE, TFLITE_FILE, TOKENIZER_FILE
+from gemma_tf_distill.export.litert_lm import default_prompt_template
+from gemma_tf_distill.export.parity.measure import measure_parity
+from gemma_tf_distill.export.parity.report import ParityError
 from gemma_tf_distill.export.samples import sample_completions
-from gemma_tf_distill.export.saved_model import export_saved_model
-from gemma_tf_distill.export.verification import verify_litert, verify_litert_lm, verify_litert_weights, verify_saved_model
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.teacher import load_teacher, load_tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
@@ -24,81 +25,64 @@ from gemma_tf_distill.monitoring.progress import progress
 SERVING_FOLDER = "Format-Serving"
 FILES_FOLDER = "files"
 REPORT = "export.json"
+_PLACES = {format: os.path.join(FILES_FOLDER, place) for format, place in PLACES.items()} | {"saved_model": SERVING_FOLDER}
 
 
-def export(student_uri: str, model_uri: str, config: str) -> None:
+def export(student_uri: str, examples_uri: str, model_uri: str, config: str) -> None:
     """Exports a student and checks every file in its own runtime; see `components.exporter.component.Exporter`."""
     settings = json.loads(config)
     options: ExportConfig = section_from_json(ExportConfig, config, "export")
     section: QuantizationConfig = section_from_json(QuantizationConfig, config, "quantization")
     quantization = section if section.scheme else None
-    steps = 2 * len(options.formats) + bool(options.prompts)
-    done, began = 0, time.monotonic()
+    formats, began = len(options.formats), time.monotonic()
+    steps = 2 * formats + bool(options.prompts)
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        # Graphs and Keras models go in circles: without this their weights stay while the next step makes its own.
-        gc.collect()
+    def step(done: int) -> None:
         progress("export", done, steps, unit="steps")
 
-    progress("export", 0, steps, unit="steps")
+    step(0)
     student = Gemma.load(os.path.join(student_uri, "student"))
-    serving, files = os.path.join(model_uri, SERVING_FOLDER), os.path.join(model_uri, FILES_FOLDER)
-    write_bytes(os.path.join(files, TOKENIZER_FILE), student.tokenizer.proto)
-    export_saved_model(
+    paths = export_files(
         student,
-        serving,
-        context_length=options.context_length,
-        max_new_tokens=options.max_new_tokens,
+        model_uri,
+        options,
+        prompt_template=options.prompt_template or default_prompt_template(settings["teacher"]["source"]),
         window=settings["window"],
         top_k=settings["top_k"],
         quantization=quantization,
+        places=_PLACES,
+        progress=step,
     )
-    step()
-    completions = verify_saved_model(serving, student, options.prompts, options.max_new_tokens)
-    step()
-    tflite = os.path.join(files, TFLITE_FILE)
-    if "tflite" in options.formats:
-        export_litert(
-            student,
-            tflite,
-            context_length=options.context_length,
-            prefill_lengths=options.prefill_lengths,
-            quantization=quantization,
-        )
-        step()
-        if quantization is not None:
-            verify_litert_weights(tflite, student, quantization)
-        verify_litert(tflite, student, [completion.window for completion in completions], quantization)
-        step()
-    if "litertlm" in options.formats:
-        bundle = os.path.join(files, LITERT_LM_FILE)
-        export_litert_lm(
-            tflite,
-            student.tokenizer,
-            bundle,
-            context_length=options.context_length,
-            prompt_template=options.prompt_template or default_prompt_template(settings["teacher"]["source"]),
-        )
-        step()
-        verify_litert_lm(bundle, tflite, student, options.prompts, options.max_new_tokens, quantization)
-        step()
-    samples = []
+    written = time.monotonic()
+    parity = measure_parity(
+        paths,
+        student,
+        first_windows(split_files(examples_uri, "heldout"), settings["window"], options.parity_tokens)[:, : options.context_length],
+        quantization=quantization,
+        prompts=options.prompts,
+        max_new_tokens=options.max_new_tokens,
+        progress=lambda done: step(formats + done),
+    )
+    if not parity.passed:
+        raise ParityError("; ".join(parity.failures))
+    compared, samples = time.monotonic(), []
     if options.prompts:
+        own = dict(zip(options.prompts, sample_completions(student, options.prompts, options.max_new_tokens), strict=True))
         teacher = _teacher(settings["teacher"]["source"], settings["teacher"]["dtype"], student)
         gc.collect()
         theirs = sample_completions(teacher, options.prompts, options.max_new_tokens)
         samples = [
-            {"prompt": prompt, "teacher": text, "student": completion.text}
-            for prompt, text, completion in zip(options.prompts, theirs, completions, strict=True)
+            {"prompt": prompt, "teacher": text, "student": own[prompt]} for prompt, text in zip(options.prompts, theirs, strict=True)
         ]
-        step()
+        step(steps)
     report = {
         "samples": samples,
         "seconds": round(time.monotonic() - began, 1),
+        "export_seconds": round(written - began, 1),
+        "parity_seconds": round(compared - written, 1),
         "formats": list(options.formats),
         "quantization": settings["quantization"] if quantization else None,
+        "parity": parity.to_dict(),
     }
     write_bytes(os.path.join(model_uri, REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 

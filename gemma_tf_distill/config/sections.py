@@ -224,13 +224,15 @@ class ExportConfig:
     """The files that leave the pipeline.
 
     Attributes:
-      formats: of `saved_model` (always needed: the Evaluator judges it), `tflite`, and `litertlm`, which has the `.tflite` in it.
+      formats: of `saved_model` (always needed: the Evaluator judges it), `tflite`, `litertlm`, which has the `.tflite` in it, and
+        `hugging_face` (the extra `transformers`).
       context_length: tokens that prompt and completion may have together.
       prefill_lengths: lengths of the `.tflite`'s prefill signatures.
       prompt_template: how LiteRT-LM's conversations are written: `plain` (the messages alone) or `gemma` (the turns of Gemma's instruct
         models); null: `gemma` where the teacher's name says that it is one, else `plain`.
       max_new_tokens: tokens that `serving_default` adds at the most.
-      prompts: prompts for the sample completions, teacher beside student; an empty list makes none.
+      prompts: prompts for the sample completions, teacher beside student; an empty list makes none. Parity completes them, too.
+      parity_tokens: held-out tokens on which each file is compared with the student, the predictions of every second one of them.
     """
 
     formats: tuple[str, ...] = ("saved_model", "tflite", "litertlm")
@@ -239,13 +241,14 @@ class ExportConfig:
     prompt_template: str | None = None
     max_new_tokens: int = 48
     prompts: tuple[str, ...] = ("Returns the", "Parameters\n----------\n", "Raises an error if")
+    parity_tokens: int = 4_096
 
     def __post_init__(self) -> None:
-        known = ("saved_model", "tflite", "litertlm")
+        known = ("saved_model", "tflite", "litertlm", "hugging_face")
         check(
             "saved_model" in self.formats and all(f in known for f in self.formats) and len(set(self.formats)) == len(self.formats),
             "export.formats",
-            "a list of saved_model (which the Evaluator needs), tflite and litertlm",
+            "a list of saved_model (which the Evaluator needs), tflite, litertlm and hugging_face",
             list(self.formats),
         )
         check(
@@ -254,6 +257,7 @@ class ExportConfig:
             "a list that has tflite where it has litertlm, which is made of it",
             list(self.formats),
         )
+        check(self.parity_tokens >= 1, "export.parity_tokens", "at least 1", self.parity_tokens)
         check(self.prompt_template in (None, "plain", "gemma"), "export.prompt_template", "plain, gemma or null", self.prompt_template)
         check(16 <= self.context_length <= 131_072, "export.context_length", "between 16 and 131072 tokens", self.context_length)
         for length in self.prefill_lengths or (0,):

@@ -42,6 +42,12 @@ def file_records(folder: str) -> list[FileRecord]:
     return [file_record(path, folder) for path in sorted(_files(folder))]
 
 
+def total_bytes(path: str) -> int:
+    """The size of a file, or of all files below a folder."""
+    paths = _files(path) if tf.io.gfile.isdir(path) else [path]
+    return sum(tf.io.gfile.stat(each).length for each in paths)
+
+
 def copy_tree(source: str, target: str) -> None:
     """Copies every file below `source` to the same place below `target`."""
     for path in _files(source):

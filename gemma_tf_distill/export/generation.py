@@ -164,27 +164,32 @@ def load_generator(path: str | os.PathLike) -> Generator:
 
 
 class TokenGenerator:
-    """Completes prompts with a model that reads tokens; see `Generator`. The completion comes token by token."""
+    """Completes prompts with a model that reads tokens; see `Generator`. The completion comes token by token.
+
+    Attributes:
+      model: what reads tokens.
+      codec: its tokenizer.
+    """
 
     def __init__(self, format: str, model: TokenModel, codec: TextCodec):
-        self.format, self._model, self._codec = format, model, codec
+        self.format, self.model, self.codec = format, model, codec
         self.context_length = model.context_length
 
     def generate(self, prompt: str, max_new_tokens: int) -> Completion:
         """See `Generator.generate`."""
-        ids = self._codec.encode(_clean(prompt))
+        ids = self.codec.encode(_clean(prompt))
         _check_fits(len(ids), max_new_tokens, self.context_length)
         completion = Completion(len(ids))
-        completion.pieces = text_pieces(self._codec, self._counted(ids, max_new_tokens, completion))
+        completion.pieces = text_pieces(self.codec, self._counted(ids, max_new_tokens, completion))
         return completion
 
     def token_ids(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[int]:
         """The ids of a completion, without the one that ended it; `prompt` begins with `<bos>`."""
-        self._model.prefill(prompt[:-1])
+        self.model.prefill(prompt[:-1])
         token = prompt[-1]
         for position in range(len(prompt) - 1, len(prompt) - 1 + max_new_tokens):
-            token = int(self._model.decode(token, position).argmax())
-            if token in self._codec.stops:
+            token = int(self.model.decode(token, position).argmax())
+            if token in self.codec.stops:
                 return
             yield token
 
@@ -231,26 +236,30 @@ class _SentencePieceCodec:
 
 
 class LiteRtLmGenerator:
-    """Runs a `.litertlm`; see `Generator`. The completion comes as LiteRT-LM streams it."""
+    """Runs a `.litertlm`; see `Generator`. The completion comes as LiteRT-LM streams it.
+
+    Attributes:
+      model: the runtime.
+    """
 
     format = "litertlm"
 
     def __init__(self, path: str):
         """Loads the model; raises as `load_generator` does."""
-        self._model = LiteRtLmModel(path)
-        self.context_length = self._model.context_length
+        self.model = LiteRtLmModel(path)
+        self.context_length = self.model.context_length
 
     def generate(self, prompt: str, max_new_tokens: int) -> Completion:
         """See `Generator.generate`."""
         prompt = _clean(prompt)
-        prompt_tokens = self._model.count_tokens(prompt)
+        prompt_tokens = len(self.model.encode(prompt))
         _check_fits(prompt_tokens, max_new_tokens, self.context_length)
         completion = Completion(prompt_tokens)
         completion.pieces = self._counted(prompt, max_new_tokens, completion)
         return completion
 
     def _counted(self, prompt: str, max_new_tokens: int, completion: Completion) -> Iterator[str]:
-        for piece in self._model.complete(prompt, max_new_tokens):
+        for piece in self.model.complete(prompt, max_new_tokens):
             # The runtime says a piece when a token is there, or several where a character takes them.
             completion.count()
             yield piece

@@ -55,9 +55,9 @@ class LiteRtLmModel:
         # Top-p among the best word alone is the runtime's only greedy sampler.
         self._greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
 
-    def count_tokens(self, prompt: str) -> int:
-        """Tokens that a prompt takes in the context, `<bos>` included."""
-        return 1 + len(self._engine.tokenize(prompt)) if prompt else 1
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, `<bos>` first."""
+        return [self._engine.bos_token_id, *(self._engine.tokenize(prompt) if prompt else ())]
 
     def complete(self, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """The greedy completion of a prompt, in pieces as they are made.
@@ -73,6 +73,37 @@ class LiteRtLmModel:
                 yield response.texts[0]
         finally:
             session.close()
+
+
+def measure_litert_lm(path: str, prefill_tokens: int, decode_tokens: int, threads: int | None = None) -> tuple[float, float]:
+    """Tokens a second of a prompt and of a completion, by LiteRT-LM's own benchmark; raises as `LiteRtLmModel` does."""
+    model = LiteRtLmModel(path, threads)
+    import litert_lm
+
+    with native_output_to_log("LiteRT-LM"):
+        info = litert_lm.Benchmark(
+            path,
+            litert_lm.Backend.CPU(thread_count=threads or os.cpu_count() or 1),
+            prefill_tokens=prefill_tokens,
+            decode_tokens=decode_tokens,
+            max_num_tokens=model.context_length,
+            cache_dir=":nocache",
+        ).run()
+    return info.last_prefill_tokens_per_second, info.last_decode_tokens_per_second
+
+
+def tflite_section(path: str) -> bytes:
+    """The `.tflite` inside a `.litertlm` of this project."""
+    from litert_lm_builder import litertlm_header_schema_py_generated as schema
+    from litert_lm_builder import litertlm_peek
+
+    sections = litertlm_peek.read_litertlm_header(path, io.StringIO()).SectionMetadata()
+    for section in map(sections.Objects, range(sections.ObjectsLength())):
+        if section.DataType() == schema.AnySectionDataType.TFLiteModel:
+            with open(path, "rb") as file:
+                file.seek(section.BeginOffset())
+                return file.read(section.EndOffset() - section.BeginOffset())
+    raise WeightsError(f"{path} holds no .tflite: export it again")
 
 
 def _is_whole(path: str, core: Any, peek: Any) -> bool:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from gemma_tf_distill.data.packing import PAD_ID
 from gemma_tf_distill.errors import UserError, WeightsError
-from gemma_tf_distill.export.names import CACHE, LOGITS
+from gemma_tf_distill.export.names import CACHE, GENERATE, LOGITS
 
 # Prompts are read in pieces of at most this many tokens: attention scores take [heads, piece, context].
 _PREFILL_PIECE = 512
@@ -59,6 +60,17 @@ class SavedModelModel:
     def decode(self, token: int, position: int) -> np.ndarray:
         """Reads one token at `position`; returns the scores of all words for the next one, float32 [V]."""
         return self._read([token], position)
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+        """Greedy completions of a batch in one graph, by the signature `generate`: token ids, without what ended them."""
+        import tensorflow as tf
+
+        found = self.loaded.signatures[GENERATE](prompt=tf.constant(list(prompts)), max_new_tokens=tf.constant(max_new_tokens))
+        rows = found["token_ids"].numpy().tolist()
+        for row in rows:
+            while row and row[-1] == PAD_ID:
+                row.pop()
+        return rows
 
     def _read(self, ids: Sequence[int], position: int) -> np.ndarray:
         import tensorflow as tf

@@ -9,8 +9,10 @@ import tensorflow as tf
 from components.exporter import export as exporter
 from components.exporter.component import Exporter, exporter_config
 from gemma_tf_distill.config import StudentConfig, config_from_dict
+from gemma_tf_distill.data.examples import target_example
+from gemma_tf_distill.export import bundle
+from gemma_tf_distill.export.parity.report import ParityError
 from gemma_tf_distill.export.samples import sample_completions
-from gemma_tf_distill.export.verification import ParityError
 from gemma_tf_distill.gemma.student import build_student, trim_teacher
 from gemma_tf_distill.gemma.vocabulary import Vocabulary, full_vocabulary, trim_vocabulary
 
@@ -38,7 +40,18 @@ def folders(teacher, student, tmp_path_factory):
     root = tmp_path_factory.mktemp("exporter")
     teacher.save(root / "teacher")
     student.save(root / "student" / "student")
+    write_windows(root / "examples", student.tokenizer.vocabulary_size)
     return root
+
+
+def write_windows(folder, vocabulary: int) -> None:
+    """Four held-out windows of 16 tokens, as CorpusGen writes them."""
+    ids = np.random.default_rng(3).integers(4, vocabulary, size=(4, 16))
+    ids[:, 0] = 2
+    (folder / "Split-heldout").mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(folder / "Split-heldout" / "data.gz"), tf.io.TFRecordOptions(compression_type="GZIP")) as writer:
+        for window in ids:
+            writer.write(target_example(window, b"tests", b"").SerializeToString())
 
 
 def config(folders, **export):
@@ -56,7 +69,7 @@ def config(folders, **export):
 
 @pytest.fixture(scope="module")
 def exported(folders):
-    exporter.export(str(folders / "student"), str(folders / "model"), exporter_config(config(folders)))
+    exporter.export(str(folders / "student"), str(folders / "examples"), str(folders / "model"), exporter_config(config(folders)))
     return folders / "model"
 
 
@@ -71,7 +84,9 @@ def test_the_artifact_holds_what_evaluator_and_pusher_read(exported):
 def test_the_report_shows_teacher_and_student_side_by_side(exported, teacher, student):
     report = json.loads((exported / "export.json").read_text())
     assert report["formats"] == ["saved_model", "tflite", "litertlm"]
-    assert report["seconds"] > 0
+    assert report["seconds"] >= report["export_seconds"] + report["parity_seconds"] - 0.1
+    assert report["parity"]["passed"]
+    assert [file["format"] for file in report["parity"]["files"]] == report["formats"]
     assert [sample["prompt"] for sample in report["samples"]] == PROMPTS
     assert [sample["student"] for sample in report["samples"]] == sample_completions(student, PROMPTS, 6)
     # The teacher writes with the student's words only, as it scored the corpus.
@@ -84,13 +99,13 @@ def test_the_report_shows_teacher_and_student_side_by_side(exported, teacher, st
 def test_without_tflite_and_prompts_no_teacher_is_needed(folders, tmp_path):
     settings = json.loads(exporter_config(config(folders, formats=["saved_model"], prompts=[])))
     settings["teacher"]["source"] = str(tmp_path / "nowhere")
-    exporter.export(str(folders / "student"), str(tmp_path / "model"), json.dumps(settings))
+    exporter.export(str(folders / "student"), str(folders / "examples"), str(tmp_path / "model"), json.dumps(settings))
     assert {path.name for path in (tmp_path / "model" / "files").iterdir()} == {"tokenizer.model"}
     assert json.loads((tmp_path / "model" / "export.json").read_text())["samples"] == []
 
 
 def test_a_file_that_disagrees_fails_the_export(folders, tmp_path, monkeypatch):
-    real = exporter.export_saved_model
+    real = bundle.export_saved_model
 
     def with_other_norms(student, path, **options):
         scale = student.backbone.layer_norm.scale
@@ -99,9 +114,11 @@ def test_a_file_that_disagrees_fails_the_export(folders, tmp_path, monkeypatch):
         real(student, path, **options)
         scale.assign(kept)
 
-    monkeypatch.setattr(exporter, "export_saved_model", with_other_norms)
-    with pytest.raises(ParityError, match=r"Format-Serving does not compute what the student computes"):
-        exporter.export(str(folders / "student"), str(tmp_path / "model"), exporter_config(config(folders)))
+    monkeypatch.setattr(bundle, "export_saved_model", with_other_norms)
+    with pytest.raises(
+        ParityError, match=r"Format-Serving does not hold .* final_norm, in .*Format-Serving does not compute what the student computes"
+    ):
+        exporter.export(str(folders / "student"), str(folders / "examples"), str(tmp_path / "model"), exporter_config(config(folders)))
     assert not (tmp_path / "model" / "export.json").exists()
 
 
@@ -121,6 +138,7 @@ def test_the_component_has_the_pipelines_channels(folders):
 
     from components.artifacts import Student
 
-    node = Exporter(student=tfx.dsl.Channel(type=Student), config=exporter_config(config(folders)), source_digest="0")
+    examples = tfx.dsl.Channel(type=tfx.types.standard_artifacts.Examples)
+    node = Exporter(student=tfx.dsl.Channel(type=Student), examples=examples, config=exporter_config(config(folders)), source_digest="0")
     assert set(node.outputs) == {"model"}
     assert node.outputs["model"].type is tfx.types.standard_artifacts.Model

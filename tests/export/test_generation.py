@@ -85,8 +85,8 @@ def test_speed_is_that_of_the_tokens_that_came(model):
     "".join(completion)
     speed = completion.speed
     assert 1 < speed.prompt_tokens < 12
-    # A piece of LiteRT-LM may be more than one token.
-    assert NEW / 2 <= speed.new_tokens <= NEW
+    # A piece of LiteRT-LM may be several tokens, of which this model's make a character.
+    assert (2 if model.format == "litertlm" else NEW) <= speed.new_tokens <= NEW
     assert speed.decode_tokens_per_second == pytest.approx((speed.new_tokens - 1) / speed.decode_seconds)
     assert speed.prefill_tokens_per_second == pytest.approx(speed.prompt_tokens / speed.prompt_seconds)
 

@@ -1,4 +1,4 @@
-"""A few training windows, on which activations are measured."""
+"""A few windows of a split, the same in every run."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from gemma_tf_distill.data.batches import records
 from gemma_tf_distill.data.examples import parse_windows
 
 
-def calibration_windows(files: Sequence[str], window: int, tokens: int) -> np.ndarray:
+def first_windows(files: Sequence[str], window: int, tokens: int) -> np.ndarray:
     """The first windows of the shards in their sorted order, the same in every run.
 
     Args:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gemma_tf_distill.data.calibration import calibration_windows
 from gemma_tf_distill.data.examples import scored_example
+from gemma_tf_distill.data.first_windows import first_windows
 
 WINDOW, PREDICTIONS = 4, 3
 
@@ -25,7 +25,7 @@ def shards(tmp_path):
 
 @pytest.mark.parametrize(("tokens", "windows"), [(1, 1), (8, 2), (9, 3), (16, 4), (1000, 6)])
 def test_the_first_windows_in_order_up_to_the_tokens_that_are_wanted(shards, tokens, windows):
-    found = calibration_windows(shards[::-1], WINDOW, tokens)
+    found = first_windows(shards[::-1], WINDOW, tokens)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, np.arange(WINDOW * windows).reshape(windows, WINDOW))
 
@@ -33,4 +33,4 @@ def test_the_first_windows_in_order_up_to_the_tokens_that_are_wanted(shards, tok
 def test_an_empty_shard_gives_none(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "empty.gz"), options="GZIP"):
         pass
-    assert calibration_windows([str(tmp_path / "empty.gz")], WINDOW, 100).shape == (0, WINDOW)
+    assert first_windows([str(tmp_path / "empty.gz")], WINDOW, 100).shape == (0, WINDOW)

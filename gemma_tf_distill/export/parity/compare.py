@@ -1,0 +1,184 @@
+"""What a runtime predicted and wrote, beside what the student would."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gemma_tf_distill.export.parity.messages import Completed, LongWindow
+from gemma_tf_distill.export.parity.reference import Reference
+from gemma_tf_distill.export.text import stop_ids
+
+# float32 in another order of summation moves a log-probability by about 1e-3 nats over 18 layers; words nearer than this are a tie.
+TIE = 0.01
+# With inputs in int8 the same difference moves a number that lies between two steps to the other one, which is a 255th of its token's
+# range, and what follows with it: over 18 random layers such flips moved log-probabilities by 0.02 nats in the mean and 0.15 at the most,
+# and 1e-6 is all up to the first of them. So far behind is still the same model, and so many choices may be ties that the noise broke.
+INTEGER_TIE = 0.5
+LEAST_AGREEMENT = 0.9
+
+
+class Predictions:
+    """The predictions of a runtime over all windows."""
+
+    def __init__(self, reference: Reference, integer: bool):
+        """Args:
+        reference: the student.
+        integer: whether to compare with the student whose products get their inputs in int8.
+        """
+        self._reference, self._integer = reference, integer
+        self._behind: list[np.ndarray] = []
+        self._same: list[np.ndarray] = []
+        self._of_labels: list[np.ndarray] = []
+        self._expected_of_labels: list[np.ndarray] = []
+        self._worst: tuple[float, str] = -1.0, ""
+
+    def add(self, index: int, logits: np.ndarray) -> None:
+        """Compares the logits float32 [T - begin, V] of a window."""
+        begin, window = self._reference.begin, self._reference.windows[index]
+        expected = self._reference.kept(self._integer)[index]
+        self._behind.append(self._compare(window, begin, logits, expected))
+        self._same.append(logits.argmax(-1) == expected.argmax(-1))
+        # What follows the last token is not in the window.
+        labels = np.array(window[begin + 1 :])
+        rows = np.arange(len(labels))
+        self._of_labels.append(_log_softmax(logits[:-1])[rows, labels])
+        self._expected_of_labels.append(expected[rows, labels])
+
+    def add_long(self, long: LongWindow) -> None:
+        """Looks for what is no longer the student's; figures are not changed."""
+        self._compare(long.window, long.begin, long.logits, self._reference.log_probs(long.window, long.begin, self._integer))
+
+    def _compare(self, window: Sequence[int], begin: int, logits: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        """How far each choice is behind the student's, float32 [T - begin]; the worst of all is kept."""
+        choices = logits.argmax(-1)
+        behind = _behind(expected, choices)
+        behind[~np.isfinite(logits).all(-1)] = np.inf
+        place = int(behind.argmax())
+        if behind[place] > self._worst[0]:
+            read = window[: begin + place + 1]
+            self._worst = float(behind[place]), _sentence(self._reference, read, int(choices[place]), expected[place], float(behind[place]))
+        return behind
+
+    def figures(self) -> dict[str, Any]:
+        """Those of `FileParity`."""
+        of_labels, expected = np.concatenate(self._of_labels), np.concatenate(self._expected_of_labels)
+        difference, same = np.abs(of_labels - expected), np.concatenate(self._same)
+        return {
+            "tokens": len(same),
+            "top1_agreement": float(same.mean()),
+            "max_abs_dlogprob": float(difference.max()),
+            "mean_abs_dlogprob": float(difference.mean()),
+            "nll": float(-of_labels.mean()),
+            "student_nll": float(-expected.mean()),
+        }
+
+    def failures(self, path: str) -> list[str]:
+        """In what they are not the student's."""
+        behind = np.concatenate(self._behind)
+        near = int((behind <= TIE).sum())
+        if self._worst[0] > _tie(self._integer):
+            return [f"{path} does not compute what the student computes: {self._worst[1]}"]
+        if near < LEAST_AGREEMENT * len(behind):
+            return [f"{path} does not compute what the student computes: of {len(behind)} choices only {near} are the same"]
+        return []
+
+
+def compare_completions(
+    path: str, completed: Completed, reference: Reference, integer: bool, max_new_tokens: int
+) -> tuple[float | None, list[str]]:
+    """Follows greedy completions with the student, token by token, to their end.
+
+    Returns:
+      The share of their tokens, the one that ends them included, that are the student's first choice; none for no completions. And the
+      first thing of each that the student would not have written.
+    """
+    failures, same = [], list[bool]()
+    for index, (prompt, begin) in enumerate(zip(completed.prompts, completed.prompt_ids, strict=True)):
+        tokenizer = reference.student.tokenizer
+        if begin != [tokenizer.bos_id, *tokenizer.encode(prompt)]:
+            failures.append(f"{path} reads {prompt[:60]!r} as other tokens than the student")
+            continue
+        if completed.ids is None:
+            choices, wrong = _follow_text(begin, completed.texts[index], reference, integer, max_new_tokens)
+        else:
+            choices, wrong = _follow_ids(begin, completed.ids[index], reference, integer, max_new_tokens)
+        same += choices
+        if wrong:
+            failures.append(f"{path} does not write what the student writes: {wrong}")
+    return (float(np.mean(same)) if same else None), failures
+
+
+def _follow_ids(
+    begin: Sequence[int], ids: Sequence[int], reference: Reference, integer: bool, max_new_tokens: int
+) -> tuple[list[bool], str]:
+    window = [*begin, *ids]
+    expected = reference.log_probs(window, len(begin) - 1, integer)
+    choices = list(ids)
+    if len(ids) < max_new_tokens:
+        choices.append(_likeliest_stop(reference, expected[-1]))
+    rows = expected[: len(choices)]
+    behind = _behind(rows, np.array(choices, np.int64))
+    wrong = ""
+    if choices and behind.max() > _tie(integer):
+        place = int((behind > _tie(integer)).argmax())
+        wrong = _sentence(reference, window[: len(begin) + place], choices[place], rows[place], float(behind[place]))
+    return (rows.argmax(-1) == choices).tolist(), wrong
+
+
+def _follow_text(begin: Sequence[int], text: str, reference: Reference, integer: bool, max_new_tokens: int) -> tuple[list[bool], str]:
+    """The same where a runtime tells its text alone: each token is the student's first choice that the text goes on with, or a tie."""
+    tokenizer = reference.student.tokenizer
+    stops = stop_ids(tokenizer)
+
+    def text_of(ids: Sequence[int]) -> str:
+        # The last token may hold only the first bytes of a character.
+        return tokenizer.decode(ids).rstrip("\ufffd")
+
+    def goes_on_with(word: int) -> bool:
+        return text == text_of(new) if word in stops else text.startswith(text_of([*new, word]))
+
+    text, new, same = text.rstrip("\ufffd"), list[int](), list[bool]()
+    while len(new) < max_new_tokens:
+        expected = reference.log_probs([*begin, *new], len(begin) + len(new) - 1, integer)[0]
+        best = int(expected.argmax())
+        ties = np.flatnonzero(expected >= expected[best] - _tie(integer))
+        fitting = [word for word in ties[np.argsort(-expected[ties], kind="stable")].tolist() if goes_on_with(word)]
+        same.append(bool(fitting) and fitting[0] == best)
+        if not fitting:
+            return same, (
+                f"after {text_of([*begin, *new])[-60:]!r} ({len(begin) + len(new)} tokens) it goes on with "
+                f"{text[len(text_of(new)) :][:40]!r}, and the student with {tokenizer.piece(best)!r}"
+            )
+        if fitting[0] in stops:
+            return same, ""
+        new.append(fitting[0])
+    wrong = "" if text == text_of(new) else f"{text[-40:]!r} is more than the {max_new_tokens} tokens that were asked for"
+    return same, wrong
+
+
+def _tie(integer: bool) -> float:
+    return INTEGER_TIE if integer else TIE
+
+
+def _behind(expected: np.ndarray, choices: np.ndarray) -> np.ndarray:
+    """How far choices [N] are behind the first choices of log-probabilities [N, V], in nats."""
+    return expected.max(-1) - expected[np.arange(len(choices)), choices]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, dtype=np.float64, keepdims=True)).astype(np.float32)
+
+
+def _likeliest_stop(reference: Reference, log_probs: np.ndarray) -> int:
+    return max(stop_ids(reference.student.tokenizer), key=lambda word: log_probs[word])
+
+
+def _sentence(reference: Reference, read: Sequence[int], choice: int, expected: np.ndarray, behind: float) -> str:
+    tokenizer = reference.student.tokenizer
+    after = f"after {tokenizer.decode(read)[-60:]!r} ({len(read)} tokens)"
+    if not np.isfinite(behind):
+        return f"{after} its scores are not finite"
+    best = tokenizer.piece(int(expected.argmax()))
+    return f"{after} it chooses {tokenizer.piece(choice)!r}, which the student puts {behind:.3f} nats behind {best!r}"

@@ -1,0 +1,104 @@
+"""Runs every exported file in its own runtime and compares its numbers and its predictions with the student's."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gemma_tf_distill.config import QuantizationConfig
+from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.export.files import total_bytes
+from gemma_tf_distill.export.parity.compare import Predictions, compare_completions
+from gemma_tf_distill.export.parity.messages import Request
+from gemma_tf_distill.export.parity.process import runtime_process
+from gemma_tf_distill.export.parity.reference import Reference
+from gemma_tf_distill.export.parity.report import FileParity, ParityError, ParityReport
+from gemma_tf_distill.export.parity.weights import StudentNumbers
+from gemma_tf_distill.gemma.model import Gemma
+
+_FALLBACK_PROMPT = "The"
+
+
+def measure_parity(
+    files: Mapping[str, str],
+    student: Gemma,
+    windows: np.ndarray | Sequence[Sequence[int]],
+    *,
+    quantization: QuantizationConfig | None = None,
+    prompts: Sequence[str] = (),
+    max_new_tokens: int = 16,
+    progress: Callable[[int], None] = lambda done: None,
+) -> ParityReport:
+    """Compares exported files with the student they were made of.
+
+    A file passes if all of its weights are the student's, to the bit; if in every window, and all along its greedy completions, the word
+    it chooses is no further than a tie behind the student's own first choice; and if its completions end where the student's would. A
+    tie is 0.01 nats. Where the runtime multiplies integers, it is compared with the student whose products get their inputs in int8, as
+    LiteRT's kernels do it; there half a nat is a tie, but 9 of 10 choices must be within 0.01 nats.
+
+    Of each window the first half is read at once and the rest token by token, whose predictions are compared; so are some after longer
+    texts, one for each length that a `.tflite` reads at once.
+
+    Args:
+      files: paths by format (`saved_model`, `tflite`, `litertlm`, `hugging_face`); local.
+      student: what was exported; to be compared with integers it lies on its lattices.
+      windows: held-out token ids of one length, each beginning with `<bos>`; of those with padding only the
+        longest counts, and that where there are no others.
+      quantization: with a scheme, as given to the export.
+      prompts: texts to complete, by default one; those that leave no room in a file's context are left out.
+      max_new_tokens: tokens to add to each.
+      progress: called with the number of files that are done.
+
+    Raises:
+      ConfigError: if there are no windows of 4 tokens.
+    """
+    whole = _whole(windows, student.tokenizer.pad_id)
+    found = []
+    numbers = StudentNumbers(student, quantization)
+    with Reference(student, quantization, whole) as reference:
+        for format, path in files.items():
+            request = Request(path, whole, reference.begin, list(prompts) or [_FALLBACK_PROMPT], max_new_tokens)
+            found.append(_measure_file(format, request, numbers, reference))
+            progress(len(found))
+    return ParityReport(tuple(found))
+
+
+def _whole(windows: np.ndarray | Sequence[Sequence[int]], pad_id: int) -> tuple[tuple[int, ...], ...]:
+    """The windows without padding, or, where all have some, what is before it in the longest one."""
+    texts = [tuple(int(token) for token in window if token != pad_id) for window in windows]
+    longest = max(map(len, texts), default=0)
+    if longest < 4:
+        raise ConfigError(f"parity needs windows of at least 4 tokens, and the longest of {len(texts)} has {longest}: give more text")
+    return tuple(text for text in texts if len(text) == longest)
+
+
+def _measure_file(format: str, request: Request, numbers: StudentNumbers, reference: Reference) -> FileParity:
+    path, integer = request.path, reference.is_integer(format)
+    difference = numbers.difference(format, path)
+    failures = [f"{path} does not hold the student's own numbers: {difference.first}"] if difference.first else []
+    figures: dict[str, Any] = {}
+    try:
+        with runtime_process(request) as process:
+            if format != "litertlm":
+                predictions = Predictions(reference, integer)
+                for index in range(len(request.windows)):
+                    predictions.add(index, process.receive())
+                for long in process.receive():
+                    predictions.add_long(long)
+                figures |= predictions.figures()
+                failures += predictions.failures(path)
+            completed = process.receive()
+            agreement, wrong = compare_completions(path, completed, reference, integer, request.max_new_tokens)
+            failures += wrong
+            figures |= {"greedy_agreement": agreement, "completions": dict(zip(completed.prompts, completed.texts, strict=True))}
+            figures |= process.receive()._asdict()
+    except ParityError as error:
+        failures.append(str(error))
+    return FileParity(
+        format=format,
+        path=path,
+        bytes=total_bytes(path),
+        weights_equal_fraction=difference.equal_fraction,
+        failures=tuple(failures),
+        **figures,
+    )

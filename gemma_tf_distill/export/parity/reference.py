@@ -1,0 +1,69 @@
+"""The student, as KerasHub computes it, on which nothing exported depends: what exported files are compared with."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from gemma_tf_distill.config import QuantizationConfig
+from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
+from gemma_tf_distill.transfer.head import head_logits
+
+
+class Reference:
+    """A student's log-probabilities, with its weights on their lattices; a context manager that keeps them until it ends.
+
+    Attributes:
+      student: the model.
+      windows: token ids of one length.
+      begin: how many tokens of each are read before predictions are compared.
+    """
+
+    def __init__(self, student: Gemma, quantization: QuantizationConfig | None, windows: Sequence[Sequence[int]]):
+        """Args:
+        student: the model; to be compared with integers it lies on its lattices.
+        quantization: with a scheme; none: the student is float32.
+        windows: token ids of one length, at least 4.
+        """
+        self.student, self.windows, self.begin = student, windows, len(windows[0]) // 2
+        # As LiteRT's kernels compute, whatever the student was trained with.
+        simulated = None if quantization is None else dataclasses.replace(quantization, activations="dynamic_int8")
+        self._simulated = None if simulated is None else ModelQuantization(student, simulated)
+        self._folder = tempfile.TemporaryDirectory()
+        self._kept: dict[bool, np.ndarray] = {}
+
+    def __enter__(self) -> "Reference":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._kept.clear()
+        self._folder.cleanup()
+
+    def is_integer(self, format: str) -> bool:
+        """Whether the runtime of a format multiplies integers, so that the student is compared with inputs of products in int8."""
+        return self._simulated is not None and format in ("tflite", "litertlm")
+
+    def log_probs(self, window: Sequence[int], begin: int, integer: bool) -> np.ndarray:
+        """float32 [T - begin, V]: what the student says after each token of a window from `begin` on."""
+        tokens = tf.constant([window], tf.int32)
+        backbone = self.student.backbone
+        with forward_as(self._simulated if integer else None, training=False) as head_input:
+            states = head_input(backbone({"token_ids": tokens, "padding_mask": tf.ones_like(tokens)}))
+            embedding = tf.convert_to_tensor(backbone.token_embedding.embeddings.value)
+            logits = head_logits(states[0, begin:], embedding, backbone.final_logit_soft_cap)
+        return tf.nn.log_softmax(logits).numpy()
+
+    def kept(self, integer: bool) -> np.ndarray:
+        """`log_probs` of all windows, float32 [windows, T - begin, V], in a file: with 262,144 words they are large."""
+        if integer not in self._kept:
+            shape = len(self.windows), len(self.windows[0]) - self.begin, self.student.tokenizer.vocabulary_size
+            path = os.path.join(self._folder.name, f"{integer}.npy")
+            kept = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            for index, window in enumerate(self.windows):
+                kept[index] = self.log_probs(window, self.begin, integer)
+            self._kept[integer] = kept
+        return self._kept[integer]
