@@ -8,6 +8,8 @@ from tfx import v1 as tfx
 
 # What a training came to, in the folder of a Student.
 METRICS_FILE = "metrics.json"
+# What an export came to, in the folder of the Exporter's Model.
+EXPORT_REPORT = "export.json"
 
 
 class Tokenizer(tfx.dsl.Artifact):

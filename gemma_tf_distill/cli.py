@@ -1,6 +1,7 @@
 """The command `gemma-distill`. Importing it imports neither TensorFlow nor TFX."""
 
 import argparse
+import json
 import os
 import pathlib
 import signal
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from gemma_tf_distill.config import Config, load_config, recipes
+from gemma_tf_distill.config import Config, config_with, load_config, recipes
 from gemma_tf_distill.errors import ConfigError, UserError, refused_by_system
 from gemma_tf_distill.monitoring.console import Display, JsonDisplay, TextDisplay
 from gemma_tf_distill.monitoring.run_report import render_outcome
@@ -26,7 +27,7 @@ _EXIT_CODES = """exit codes:
   0    done; for run: the model was blessed and pushed
   1    failed; the message names the log (doctor: the demo can't run here)
   2    something that was given is wrong; nothing was left behind
-  3    run: the model did not pass the gates, nothing was pushed
+  3    run: the model did not pass the gates, nothing was pushed; parity: a file is not what the student is
   130  interrupted; the same command goes on from there
 """
 
@@ -81,6 +82,24 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompt", metavar="PROMPT")
     generate.add_argument("--max-new-tokens", type=_at_least_one, default=48, metavar="N", help="tokens to add at the most (default: 48)")
     generate.set_defaults(function=_generate)
+
+    export = commands.add_parser("export", help="write a Gemma 3 as it is in every format, without distilling")
+    export.add_argument("source", metavar="SOURCE", help="gguf:package, gguf:PATH, preset:NAME or a folder saved by KerasHub")
+    export.add_argument("folder", metavar="FOLDER", help="where the files go")
+    export.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
+    export.set_defaults(function=_export)
+
+    parity = commands.add_parser(
+        "parity",
+        help="run every file of a version in its own runtime and compare it with the student",
+        epilog="exit code 3: a file is not what the student is",
+    )
+    parity.add_argument("folder", metavar="DIR", help="the folder of a pushed version, or of gemma-distill export")
+    parity.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
+    parity.add_argument("--student", metavar="SOURCE", help="what was exported, where the manifest's own is no longer there")
+    parity.add_argument("--text", metavar="SOURCE", help="on what to compare, as corpus.source (default: what the pipeline held out)")
+    parity.add_argument("--tokens", type=_at_least_one, metavar="N", help="how much of it (default: export.parity_tokens)")
+    parity.set_defaults(function=_parity)
 
     doctor = commands.add_parser("doctor", help="show versions, devices, and which weights are in reach")
     doctor.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
@@ -149,6 +168,25 @@ def _speed(speed: "Speed") -> str:
     decode = speed.decode_tokens_per_second
     rate = f", {decode:.1f} tokens/s" if decode else ""
     return f"{speed.new_tokens} tokens after {speed.prompt_tokens} of the prompt, the first in {speed.prompt_seconds:.2f} s{rate}"
+
+
+def _export(options: argparse.Namespace) -> int:
+    config = config_with({"name": "exported", "teacher": {"source": options.source}}, options.overrides)
+    with _quiet_stderr():
+        from gemma_tf_distill.export.standalone import export_model
+
+        export_model(config, options.folder, lambda done: print(f"{done} of {len(config.export.formats)} formats", flush=True))
+    print(f"exported to {options.folder}; gemma-distill parity {options.folder} compares each file with the model")
+    return EXIT_OK
+
+
+def _parity(options: argparse.Namespace) -> int:
+    with _quiet_stderr():
+        from gemma_tf_distill.export.parity.version import parity_of_version
+
+        report = parity_of_version(options.folder, student=options.student, text=options.text, tokens=options.tokens)
+    print(json.dumps(report.to_dict(), indent=2) if options.as_json else report.render())
+    return EXIT_OK if report.passed else EXIT_NOT_BLESSED
 
 
 def _doctor(options: argparse.Namespace) -> int:

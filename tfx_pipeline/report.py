@@ -11,12 +11,13 @@ import tensorflow as tf
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.artifacts import METRICS_FILE
-from components.pusher import manifest
+from components.artifacts import EXPORT_REPORT, METRICS_FILE
 from components.quality_gate.results import OVERALL, read_failures, read_metrics
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.export.files import file_records
+from gemma_tf_distill.export.manifest import file_format
+from gemma_tf_distill.export.names import MANIFEST_FILE
 
 _EXECUTION = metadata_store_pb2.Execution
 
@@ -131,12 +132,12 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
     return Outcome(
         report=_without_nan(report),
         failures=[] if blessed else [str(failure) for failure in read_failures(evaluation)],
-        samples=_read_json(os.path.join(model, "export.json"))["samples"],
+        samples=_read_json(os.path.join(model, EXPORT_REPORT))["samples"],
     )
 
 
 def _pushed_files(version: str) -> list[dict[str, Any]]:
-    path = os.path.join(version, manifest.NAME)
+    path = os.path.join(version, MANIFEST_FILE)
     if not tf.io.gfile.exists(path):
         raise UserError(f"the model was pushed to {version} by an earlier run and is no longer there: put it back, or use another --output")
     return [{**file, "path": os.path.join(version, file["path"])} for file in _read_json(path)["files"]]
@@ -148,7 +149,7 @@ def _exported_files(model: str) -> list[dict[str, Any]]:
     for folder, prefix in (("Format-Serving", "saved_model/"), ("files", "")):
         root = os.path.join(model, folder)
         for record in file_records(root):
-            name = manifest.file_format(prefix + record.path)
+            name = file_format(prefix + record.path)
             found.append({"path": os.path.join(root, record.path), "format": name, "bytes": record.bytes, "sha256": record.sha256})
     return found
 

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from components.artifacts import EXPORT_REPORT
 from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_from_json
 from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.data.first_windows import first_windows
@@ -24,7 +25,6 @@ from gemma_tf_distill.monitoring.progress import progress
 # TFX's name for the folder of a Model artifact that is served and evaluated.
 SERVING_FOLDER = "Format-Serving"
 FILES_FOLDER = "files"
-REPORT = "export.json"
 _PLACES = {format: os.path.join(FILES_FOLDER, place) for format, place in PLACES.items()} | {"saved_model": SERVING_FOLDER}
 
 
@@ -84,7 +84,7 @@ def export(student_uri: str, examples_uri: str, model_uri: str, config: str) -> 
         "quantization": settings["quantization"] if quantization else None,
         "parity": parity.to_dict(),
     }
-    write_bytes(os.path.join(model_uri, REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(os.path.join(model_uri, EXPORT_REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _teacher(source: str, dtype: str, student: Gemma) -> Gemma:

@@ -1,6 +1,5 @@
 """Pushes a blessed model: whole or not at all, as a version that is higher than every one before it."""
 
-import json
 import os
 import re
 import time
@@ -13,8 +12,9 @@ from tfx import types
 from tfx.components.pusher import executor as tfx_pusher
 from tfx.types import artifact_utils
 
-from components.pusher import manifest
+from components.pusher.manifest import describe_version
 from gemma_tf_distill.export.files import copy_tree
+from gemma_tf_distill.export.names import MANIFEST_FILE
 
 _PARTIAL = re.compile(r"\.\d+\.[0-9a-f]{32}\.partial/?")
 
@@ -29,7 +29,7 @@ class Executor(tfx_pusher.Executor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Writes `<push_directory>/<version>/` if the model is blessed: `saved_model/`, `tokenizer.model`, the other exported
-        files (`model.tflite`) and `manifest.json`.
+        files, the model card `README.md` with its `NOTICE`, and `manifest.json`.
 
         The version is the Unix time in seconds. On a file system the folder gets its name when it is complete; in a bucket,
         where folders can't be renamed at once, `manifest.json` comes last and makes the version valid. The `pushed_model`
@@ -57,22 +57,16 @@ class Executor(tfx_pusher.Executor):
             copy_tree(self.GetModelPath(input_dict), os.path.join(folder, "saved_model"))
             copy_tree(os.path.join(inputs["model"].uri, "files"), folder)
             tf.io.gfile.copy(os.path.join(inputs["tokenizer"].uri, "tokenizer.model"), os.path.join(folder, "tokenizer.model"), True)
-            content = json.dumps(manifest.create_manifest(folder, version, exec_properties["config"], inputs), indent=2)
-            _write(os.path.join(folder, manifest.NAME), content)
+            describe_version(folder, version, exec_properties["config"], inputs)
             if not in_bucket:
                 tf.io.gfile.rename(folder, final)
         finally:
             if folder != final and tf.io.gfile.exists(folder):
                 tf.io.gfile.rmtree(folder)
-        _write(os.path.join(pushed.uri, manifest.NAME), content)
+        tf.io.gfile.makedirs(pushed.uri)
+        tf.io.gfile.copy(os.path.join(final, MANIFEST_FILE), os.path.join(pushed.uri, MANIFEST_FILE), overwrite=True)
         self._MarkPushed(pushed, pushed_destination=final, pushed_version=str(version))
         logging.info("Model pushed to %s.", final)
-
-
-def _write(path: str, content: str) -> None:
-    tf.io.gfile.makedirs(os.path.dirname(path))
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(content)
 
 
 def _next_version(directory: str) -> int:

@@ -9,7 +9,7 @@ from gemma_tf_distill.config.distillation import (
     Schedule,
 )
 from gemma_tf_distill.config.quantization import QuantizationConfig
-from gemma_tf_distill.config.reading import config_from_dict, load_config, recipes, section_from_json
+from gemma_tf_distill.config.reading import config_from_dict, config_with, load_config, recipes, section_from_json
 from gemma_tf_distill.config.sections import (
     Config,
     CorpusConfig,
@@ -40,6 +40,7 @@ __all__ = [
     "TrainingConfig",
     "WidthCut",
     "config_from_dict",
+    "config_with",
     "load_config",
     "recipes",
     "section_from_json",

@@ -139,6 +139,12 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
     if not isinstance(values, dict):
         found = "nothing" if values is None else repr(values)
         raise ConfigError(f"{source} must hold config keys such as name and teacher, but holds {found[:80]}")
+    return config_with(values, overrides)
+
+
+def config_with(values: dict[str, Any], overrides: Iterable[str]) -> Config:
+    """A config of `values` and `section.key=value` texts over them; raises as `config_from_dict`, and for what is no such text."""
+    values = dict(values)
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:

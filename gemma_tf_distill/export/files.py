@@ -58,6 +58,11 @@ def copy_tree(source: str, target: str) -> None:
 
 def write_bytes(path: str, content: bytes) -> None:
     """Writes a file whole or not at all, with its folders."""
+    if "://" in path:
+        # An object appears when it is complete, and renaming one is copying it.
+        with tf.io.gfile.GFile(path, "wb") as file:
+            file.write(content)
+        return
     with published(path) as beside, tf.io.gfile.GFile(beside, "wb") as file:
         file.write(content)
 

@@ -109,18 +109,20 @@ class ModelQuantization:
             lattice.track(_value(weight), tf.logical_not(frozen), variables)
 
     @contextlib.contextmanager
-    def forward(self, training: bool) -> Iterator[HeadInput]:
+    def forward(self, training: bool, settled: bool = False) -> Iterator[HeadInput]:
         """In this context the model's backbone runs quantised, its variables read as values on the lattice, with gradients to themselves.
 
         To be entered where the gradient is recorded, and by one thread at a time.
 
         Args:
           training: whether histories (of `fp8`) follow.
+          settled: whether the variables lie on the lattice already and can be read as they are.
 
         Yields:
           What quantises the head's input: final states [..., D].
         """
-        mapping = [(weight.variable, self._on_lattice(name, weight)) for name, weight in self._weights.items()]
+        weights = {} if settled else self._weights
+        mapping = [(weight.variable, self._on_lattice(name, weight)) for name, weight in weights.items()]
         with contextlib.ExitStack() as stack:
             for name, weight in self._weights.items():
                 if name != EMBEDDING:
@@ -150,12 +152,12 @@ class ModelQuantization:
 
 
 @contextlib.contextmanager
-def forward_as(quantization: ModelQuantization | None, training: bool) -> Iterator[HeadInput]:
+def forward_as(quantization: ModelQuantization | None, training: bool, settled: bool = False) -> Iterator[HeadInput]:
     """`quantization.forward`, or a context that changes nothing where there is none."""
     if quantization is None:
         yield tf.identity
         return
-    with quantization.forward(training) as head_input:
+    with quantization.forward(training, settled) as head_input:
         yield head_input
 
 

@@ -13,10 +13,19 @@ from tfx.types import standard_artifacts
 from components.pusher import executor as pusher_executor
 from components.pusher import manifest
 from gemma_tf_distill.config import config_from_dict
+from gemma_tf_distill.export import manifest as library_manifest
 
 CONFIG = config_from_dict({"name": "test", "teacher": {"source": "gguf:package"}})
 METRICS = {"heldout_nll": 3.25, "tokens": 1234.0}
-TRAINING = {"heldout_nll_control": 3.9, "heldout_nll_initial": 15.6}
+TRAINING = {
+    "heldout_nll_control": 3.9,
+    "heldout_nll_initial": 15.6,
+    "tokens": {"train": 9_000, "heldout": 1_234},
+    "vocabulary": 777,
+    "layers": 4,
+    "parameters": 55_000,
+}
+PARITY = {"weights_equal_fraction": 1.0, "passed": True, "files": [{"format": "tflite", "top1_agreement": 0.9987, "nll": 3.25}]}
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +39,7 @@ def make_inputs(folder: pathlib.Path, blessed: bool, tflite: bool = True) -> dic
         "model/Format-Serving/saved_model.pb": b"graph",
         "model/Format-Serving/variables/variables.index": b"index",
         "model/files/tokenizer.model": b"pieces",
+        "model/export.json": json.dumps({"parity": PARITY}).encode(),
         "student/metrics.json": json.dumps(TRAINING).encode(),
         "tokenizer/tokenizer.model": b"pieces",
         "tokenizer/kept_ids.npy": b"ids",
@@ -82,6 +92,8 @@ def test_a_blessed_model_is_pushed_with_a_manifest_of_every_file(tmp_path):
         "saved_model/variables/variables.index",
         "model.tflite",
         "tokenizer.model",
+        "README.md",
+        "NOTICE",
         "manifest.json",
     }
     content = json.loads(files.pop("manifest.json"))
@@ -94,11 +106,17 @@ def test_a_blessed_model_is_pushed_with_a_manifest_of_every_file(tmp_path):
         "saved_model/variables/variables.index": "saved_model",
         "model.tflite": "tflite",
         "tokenizer.model": "sentencepiece",
+        "README.md": "model_card",
+        "NOTICE": "notice",
     }
     assert content["version"] == version
     assert content["config"] == CONFIG.to_dict()
     assert content["config_digest"] == CONFIG.digest
     assert content["metrics"] == {"evaluation": METRICS, "training": TRAINING}
+    assert content["parity"] == PARITY
+    card = files["README.md"].decode()
+    assert "| this model, as exported | 3.250 |" in card and "| tflite | 0.0 | 99.87% | 3.250 |" in card
+    assert files["NOTICE"].decode().strip() in card
     assert content["parents"]["teacher"] == "gguf:package"
     assert content["parents"]["student"] == {"uri": str(tmp_path / "student"), "id": 4}
     assert set(content["parents"]) == {"teacher", "tokenizer", "examples", "student", "model"}
@@ -173,17 +191,18 @@ def test_what_a_killed_push_left_is_removed_by_the_next(tmp_path):
 
 def test_in_a_bucket_the_manifest_comes_last(tmp_path, monkeypatch):
     # TensorFlow's in-memory file system has the same kind of address as gs://, and no atomic rename of a folder either.
-    create_manifest = manifest.create_manifest
+    write = library_manifest.write_bytes
     before = []
 
-    def watch(folder, *args):
-        before.extend(sorted(tf.io.gfile.listdir(folder)))
-        return create_manifest(folder, *args)
+    def watch(path, content):
+        if path.endswith("manifest.json"):
+            before.extend(sorted(tf.io.gfile.listdir(os.path.dirname(path))))
+        write(path, content)
 
-    monkeypatch.setattr(manifest, "create_manifest", watch)
+    monkeypatch.setattr(library_manifest, "write_bytes", watch)
     folder = push(tmp_path, make_inputs(tmp_path, blessed=True), "ram://bucket/pushed").get_string_custom_property("pushed_destination")
     assert folder.startswith("ram://bucket/pushed/")
-    assert before == ["model.tflite", "saved_model", "tokenizer.model"]
-    assert sorted(tf.io.gfile.listdir(folder)) == ["manifest.json", *before]
+    assert before == ["NOTICE", "README.md", "model.tflite", "saved_model", "tokenizer.model"]
+    assert sorted(tf.io.gfile.listdir(folder)) == sorted([*before, "manifest.json"])
     with tf.io.gfile.GFile(f"{folder}/manifest.json") as file:
         assert "saved_model/saved_model.pb" in {record["path"] for record in json.loads(file.read())["files"]}

@@ -1,6 +1,7 @@
 """The student, as KerasHub computes it, on which nothing exported depends: what exported files are compared with."""
 
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Sequence
@@ -35,6 +36,11 @@ class Reference:
         self._simulated = None if simulated is None else ModelQuantization(student, simulated)
         self._folder = tempfile.TemporaryDirectory()
         self._kept: dict[bool, np.ndarray] = {}
+        signature = tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([], tf.int32)
+        self._functions = {
+            integer: tf.function(functools.partial(self._log_probs, integer=integer), input_signature=signature, autograph=False)
+            for integer in (False, True)
+        }
 
     def __enter__(self) -> "Reference":
         return self
@@ -49,13 +55,14 @@ class Reference:
 
     def log_probs(self, window: Sequence[int], begin: int, integer: bool) -> np.ndarray:
         """float32 [T - begin, V]: what the student says after each token of a window from `begin` on."""
-        tokens = tf.constant([window], tf.int32)
+        return self._functions[integer](tf.constant([window], tf.int32), tf.constant(begin)).numpy()
+
+    def _log_probs(self, tokens: tf.Tensor, begin: tf.Tensor, integer: bool) -> tf.Tensor:
         backbone = self.student.backbone
-        with forward_as(self._simulated if integer else None, training=False) as head_input:
+        with forward_as(self._simulated if integer else None, training=False, settled=True) as head_input:
             states = head_input(backbone({"token_ids": tokens, "padding_mask": tf.ones_like(tokens)}))
             embedding = tf.convert_to_tensor(backbone.token_embedding.embeddings.value)
-            logits = head_logits(states[0, begin:], embedding, backbone.final_logit_soft_cap)
-        return tf.nn.log_softmax(logits).numpy()
+            return tf.nn.log_softmax(head_logits(states[0, begin:], embedding, backbone.final_logit_soft_cap))
 
     def kept(self, integer: bool) -> np.ndarray:
         """`log_probs` of all windows, float32 [windows, T - begin, V], in a file: with 262,144 words they are large."""

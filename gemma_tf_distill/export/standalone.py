@@ -1,0 +1,56 @@
+"""A model exported as it is, without a pipeline: `gemma-distill export`."""
+
+import os
+import time
+from collections.abc import Callable
+
+from gemma_tf_distill.config import Config
+from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.export.bundle import export_files
+from gemma_tf_distill.export.files import published
+from gemma_tf_distill.export.litert_lm import default_prompt_template
+from gemma_tf_distill.export.manifest import write_documents
+from gemma_tf_distill.export.names import MANIFEST_FILE
+from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.quantization.apply import fake_quantized
+
+
+def export_model(config: Config, folder: str, progress: Callable[[int], None] = lambda done: None) -> None:
+    """Writes `teacher.source` itself in every format that `export` asks for, as a version's folder; whole or not at all.
+
+    With a scheme its weights are rounded to it, without training.
+
+    Args:
+      config: its sections `teacher`, `export` and `quantization` count.
+      folder: a folder that is not there yet, or an earlier export, which is replaced.
+      progress: called with the number of formats that are done.
+
+    Raises:
+      ConfigError: if the folder holds something else, and as of `export_files`.
+      WeightsError: if the model can't be loaded, and as of `export_files`.
+      MissingExtraError: as of `export_files`.
+    """
+    if (
+        os.path.exists(folder)
+        and not os.path.exists(os.path.join(folder, MANIFEST_FILE))
+        and (not os.path.isdir(folder) or os.listdir(folder))
+    ):
+        raise ConfigError(f"{folder} is there already and is no export: name a folder that is not there yet")
+    source = config.teacher.source
+    model = load_teacher(source)
+    quantization = config.quantization if config.quantization.scheme else None
+    if quantization is not None:
+        model = fake_quantized(model, quantization)
+    with published(folder) as beside:
+        export_files(
+            model,
+            beside,
+            config.export,
+            prompt_template=config.export.prompt_template or default_prompt_template(source),
+            window=config.corpus.window,
+            top_k=config.distillation.top_k,
+            quantization=quantization,
+            progress=progress,
+        )
+        parents = {"teacher": source, "student": {"uri": source}}
+        write_documents(beside, version=int(time.time()), config=config.to_json(), parents=parents)
