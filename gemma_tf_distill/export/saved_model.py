@@ -121,6 +121,11 @@ class ServingModule(tf.Module):
         """The text of int32 [N], string []. Not a signature, but there after loading."""
         return self._tokenizer.detokenize(token_ids)
 
+    @_graph()
+    def unpack(self) -> None:
+        """Makes float32 of quantised weights once and not in every call: four times the memory for them. Not a signature, but there."""
+        self._weights.unpack()
+
     def logits_signature(self) -> tf.types.experimental.ConcreteFunction:
         """The signature `logits`."""
         names = [cache_names(layer) for layer in range(self._shape.num_layers)]
@@ -195,7 +200,7 @@ def export_saved_model(
       window: tokens in the windows that `eval` reads.
       top_k: teacher words a token in those windows.
       quantization: with a scheme: its matrices are stored in one byte a weight, with their scales, and multiplied out when a signature
-        runs; what enters the products stays float32. None: all is float32.
+        runs (a process that stays calls `unpack()` of what it loaded, once); what enters the products stays float32. None: all is float32.
 
     Raises:
       ConfigError: as of `quantized_weights`.

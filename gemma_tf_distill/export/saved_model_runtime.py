@@ -45,6 +45,7 @@ class SavedModelModel:
             raise WeightsError(
                 f"{folder} is a SavedModel without the signature {LOGITS} (it has: {found}): give one that this project exported"
             )
+        self.loaded.unpack()
         self._logits = self.loaded.signatures[LOGITS]
         self.context_length = int(self.loaded.context_length)
         self.tokenizer = GraphTokenizer(self.loaded)

@@ -12,7 +12,8 @@ class WeightStore(tf.Module):
     """A model's weights as variables, which SavedModel stores as they are.
 
     A matrix with a scheme is its codes (int8 or float8_e4m3fn, 4-bit integers a byte each as well, since TensorFlow packs none) and its
-    float32 scales; all else is float32.
+    float32 scales; all else is float32. Each read multiplies codes and scales out, which takes as long as some tokens do: a process that
+    stays calls `unpack` once, and holds float32 from then on.
     """
 
     def __init__(self, gemma: Gemma, quantization: QuantizationConfig | None = None):
@@ -32,11 +33,28 @@ class WeightStore(tf.Module):
         self._codes = {name: tf.Variable(weight.codes, trainable=False) for name, weight in stored.items()}
         self._scales = {name: tf.Variable(weight.scales, trainable=False) for name, weight in stored.items()}
         self._schemes = {name: weight.scheme for name, weight in stored.items()}
+        # Empty, and saved so, until `unpack` fills them.
+        self._unpacked = {
+            name: tf.Variable(tf.zeros([0] * weight.codes.ndim), trainable=False, shape=[None] * weight.codes.ndim)
+            for name, weight in stored.items()
+        }
         self._others = {name: tf.Variable(value, trainable=False) for name, value in weights_of(gemma).items() if name not in stored}
 
     def read(self) -> dict[str, tf.Tensor]:
         """All weights by the names of `gemma.functional.weights_of`, float32; those with a scheme are those of the lattice, to the bit."""
         weights = {name: tf.convert_to_tensor(variable) for name, variable in self._others.items()}
-        for name, codes in self._codes.items():
-            weights[name] = self._schemes[name].dequantize(tf.cast(codes, tf.float32), self._scales[name])
+        if self._codes:
+            is_unpacked = tf.size(next(iter(self._unpacked.values()))) > 0
+            packed = tf.cond(
+                is_unpacked, lambda: {name: tf.convert_to_tensor(v) for name, v in self._unpacked.items()}, self._multiplied_out
+            )
+            weights |= {name: tf.ensure_shape(value, self._codes[name].shape) for name, value in packed.items()}
         return weights
+
+    def unpack(self) -> None:
+        """Multiplies codes and scales out, for all reads that follow."""
+        for name, value in self._multiplied_out().items():
+            self._unpacked[name].assign(value)
+
+    def _multiplied_out(self) -> dict[str, tf.Tensor]:
+        return {name: self._schemes[name].dequantize(tf.cast(codes, tf.float32), self._scales[name]) for name, codes in self._codes.items()}

@@ -28,11 +28,14 @@ def config(request) -> QuantizationConfig:
 
 def test_a_settled_student_is_read_back_to_the_bit(make_gemma, config):
     student = fake_quantized(make_gemma(), config)
-    found = tf.function(WeightStore(student, config).read)()
-    expected = weights_of(student)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    store, expected = WeightStore(student, config), weights_of(student)
+    read = tf.function(store.read)
+    for _ in range(2):
+        found = read()
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+        store.unpack()
 
 
 def test_a_matrix_takes_one_byte_a_weight(make_gemma, config):
@@ -51,9 +54,11 @@ def test_the_saved_model_writes_what_the_student_writes_in_a_quarter_of_the_byte
         path = str(tmp_path / name)
         export_saved_model(student, path, quantization=quantization, **sizes)
         loaded = tf.saved_model.load(path)
-        texts.append(loaded.signatures["serving_default"](prompt=tf.constant(["Returns the", "A layer"]))["text"].numpy().tolist())
+        for _ in range(2):
+            texts.append(loaded.signatures["serving_default"](prompt=tf.constant(["Returns the", "A layer"]))["text"].numpy().tolist())
+            loaded.unpack()
         folder = os.path.join(path, "variables")
         bytes_on_disk.append(sum(os.path.getsize(os.path.join(folder, file)) for file in os.listdir(folder) if ".data-" in file))
-    assert texts[0] == texts[1]
+    assert texts[0] == texts[1] == texts[2] == texts[3]
     assert any(texts[0])
     assert bytes_on_disk[1] < 0.4 * bytes_on_disk[0]
