@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import tempfile
 import time
 
 import numpy as np
@@ -12,12 +13,13 @@ from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_fr
 from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.data.first_windows import first_windows
 from gemma_tf_distill.export.bundle import PLACES, export_files
-from gemma_tf_distill.export.files import write_bytes
+from gemma_tf_distill.export.files import copy_tree, write_bytes
 from gemma_tf_distill.export.litert_lm import default_prompt_template
 from gemma_tf_distill.export.parity.measure import measure_parity
 from gemma_tf_distill.export.parity.report import ParityError
 from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.gemma.storage import is_remote
 from gemma_tf_distill.gemma.teacher import load_teacher, load_tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 from gemma_tf_distill.monitoring.progress import progress
@@ -30,6 +32,16 @@ _PLACES = {format: os.path.join(FILES_FOLDER, place) for format, place in PLACES
 
 def export(student_uri: str, examples_uri: str, model_uri: str, config: str) -> None:
     """Exports a student and checks every file in its own runtime; see `components.exporter.component.Exporter`."""
+    if not is_remote(model_uri):
+        _export(student_uri, examples_uri, model_uri, config)
+        return
+    # Runtimes read local files only.
+    with tempfile.TemporaryDirectory() as folder:
+        _export(student_uri, examples_uri, folder, config)
+        copy_tree(folder, model_uri)
+
+
+def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> None:
     settings = json.loads(config)
     options: ExportConfig = section_from_json(ExportConfig, config, "export")
     section: QuantizationConfig = section_from_json(QuantizationConfig, config, "quantization")
@@ -44,7 +56,7 @@ def export(student_uri: str, examples_uri: str, model_uri: str, config: str) -> 
     student = Gemma.load(os.path.join(student_uri, "student"))
     paths = export_files(
         student,
-        model_uri,
+        folder,
         options,
         prompt_template=options.prompt_template or default_prompt_template(settings["teacher"]["source"]),
         window=settings["window"],
@@ -84,7 +96,7 @@ def export(student_uri: str, examples_uri: str, model_uri: str, config: str) -> 
         "quantization": settings["quantization"] if quantization else None,
         "parity": parity.to_dict(),
     }
-    write_bytes(os.path.join(model_uri, EXPORT_REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(os.path.join(folder, EXPORT_REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _teacher(source: str, dtype: str, student: Gemma) -> Gemma:

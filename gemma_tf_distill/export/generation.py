@@ -111,6 +111,9 @@ class TokenModel(Protocol):
     def decode(self, token: int, position: int) -> np.ndarray:
         """Reads one token; returns float32 [V]."""
 
+    def read(self, ids: Sequence[int], position: int) -> np.ndarray:
+        """Reads some tokens; returns float32 [N, V]."""
+
 
 class TextCodec(Protocol):
     """A runtime's tokenizer.

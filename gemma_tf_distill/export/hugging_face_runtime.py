@@ -71,19 +71,23 @@ class HuggingFaceModel:
     def prefill(self, ids: Sequence[int], position: int = 0) -> None:
         """Reads tokens that take the positions from `position` on."""
         if ids:
-            self._read(ids, position)
+            self._read(ids, position, 1)
 
     def decode(self, token: int, position: int) -> np.ndarray:
         """Reads one token at `position`; returns the scores of all words for the next one, float32 [V]."""
-        return self._read([token], position)
+        return self._read([token], position, 1)[0]
 
-    def _read(self, ids: Sequence[int], position: int) -> np.ndarray:
+    def read(self, ids: Sequence[int], position: int) -> np.ndarray:
+        """Reads some tokens; returns the scores after each of them, float32 [N, V]."""
+        return self._read(ids, position, len(ids))
+
+    def _read(self, ids: Sequence[int], position: int, kept: int) -> np.ndarray:
         with self._torch.inference_mode():
             tokens = self._torch.tensor([list(ids)])
             past: Any = self._cache if position else None
-            output = self._model(input_ids=tokens, past_key_values=past, use_cache=True, logits_to_keep=1)
+            output = self._model(input_ids=tokens, past_key_values=past, use_cache=True, logits_to_keep=kept)
         self._cache = output.past_key_values
-        return output.logits[0, -1].numpy()
+        return output.logits[0].numpy()
 
 
 class TransformersTokenizer:

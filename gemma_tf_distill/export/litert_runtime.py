@@ -109,6 +109,10 @@ class LiteRtModel:
         self._run(DECODE, [token], position, {"logits": self._logits})
         return self._logits.read(self.vocabulary_size, np.float32)
 
+    def read(self, ids: Sequence[int], position: int) -> np.ndarray:
+        """Reads some tokens, one by one; returns the scores after each of them, float32 [N, V]."""
+        return np.stack([self.decode(token, position + index) for index, token in enumerate(ids)])
+
     def _run(self, signature: str, tokens: Sequence[int], position: int, outputs: dict[str, Any]) -> None:
         if position + len(tokens) > self.context_length:
             raise ValueError(f"position {position} and {len(tokens)} tokens are over the context of {self.context_length}")

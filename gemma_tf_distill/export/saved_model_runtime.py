@@ -56,11 +56,15 @@ class SavedModelModel:
     def prefill(self, ids: Sequence[int], position: int = 0) -> None:
         """Reads tokens that take the positions from `position` on."""
         for begin in range(0, len(ids), _PREFILL_PIECE):
-            self._read(ids[begin : begin + _PREFILL_PIECE], position + begin)
+            self._read(ids[begin : begin + _PREFILL_PIECE], position + begin, 1)
 
     def decode(self, token: int, position: int) -> np.ndarray:
         """Reads one token at `position`; returns the scores of all words for the next one, float32 [V]."""
-        return self._read([token], position)
+        return self._read([token], position, 1)[0]
+
+    def read(self, ids: Sequence[int], position: int) -> np.ndarray:
+        """Reads some tokens; returns the scores after each of them, float32 [N, V]."""
+        return self._read(ids, position, len(ids))
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
         """Greedy completions of a batch in one graph, by the signature `generate`: token ids, without what ended them."""
@@ -73,20 +77,20 @@ class SavedModelModel:
                 row.pop()
         return rows
 
-    def _read(self, ids: Sequence[int], position: int) -> np.ndarray:
+    def _read(self, ids: Sequence[int], position: int, kept: int) -> np.ndarray:
         import tensorflow as tf
 
         outputs = self._logits(
             token_ids=tf.constant([ids], tf.int32),
             position=tf.constant(position),
             left_padding=tf.constant([0]),
-            logits_to_keep=tf.constant(1),
+            logits_to_keep=tf.constant(kept),
             # A ring must not hold what another sequence left in it.
             **(self._caches if position else self._empty),
         )
         scores = outputs.pop(LOGITS)
         self._caches = outputs
-        return scores.numpy()[0, 0]
+        return scores.numpy()[0]
 
 
 class GraphTokenizer:

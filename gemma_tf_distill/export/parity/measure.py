@@ -36,8 +36,8 @@ def measure_parity(
     tie is 0.01 nats. Where the runtime multiplies integers, it is compared with the student whose products get their inputs in int8, as
     LiteRT's kernels do it; there half a nat is a tie, but 9 of 10 choices must be within 0.01 nats.
 
-    Of each window the first half is read at once and the rest token by token, whose predictions are compared; so are some after longer
-    texts, one for each length that a `.tflite` reads at once.
+    Of each window the first half is read at once, and the predictions in the rest are compared; so are some that are made one by one after
+    longer texts, one for each length that a `.tflite` reads at once.
 
     Args:
       files: paths by format (`saved_model`, `tflite`, `litertlm`, `hugging_face`); local.

@@ -12,7 +12,7 @@ class Request(NamedTuple):
     Attributes:
       path: the file or folder.
       windows: token ids, each beginning with `<bos>`.
-      begin: how many tokens of each window are read at once; those after them one by one.
+      begin: how many tokens of each window are read before predictions count.
       prompts: texts to complete.
       max_new_tokens: tokens to add to each.
     """

@@ -50,9 +50,9 @@ def main(descriptor: int) -> None:
 
 
 def predictions(model: TokenModel, window: Sequence[int], begin: int) -> np.ndarray:
-    """Logits float32 [T - begin, V] after each token of a window from `begin` on, which are read one by one."""
+    """Logits float32 [T - begin, V] after each token of a window from `begin` on."""
     model.prefill(window[:begin])
-    return np.stack([model.decode(window[position], position) for position in range(begin, len(window))])
+    return model.read(window[begin:], begin)
 
 
 def _long_windows(model: TokenModel, request: Request) -> list[LongWindow]:
@@ -62,7 +62,13 @@ def _long_windows(model: TokenModel, request: Request) -> list[LongWindow]:
     text = (joined * -(-(_LONG + _AFTER_LONG) // len(joined)))[: model.context_length]
     begins = sorted({min(length, len(text) - 1) for length in lengths if length > request.begin})
     windows = [(text[: begin + _AFTER_LONG], begin) for begin in begins]
-    return [LongWindow(window, begin, predictions(model, window, begin)) for window, begin in windows]
+    found = []
+    for window, begin in windows:
+        model.prefill(window[:begin])
+        # One by one, as a completion is made.
+        logits = [model.decode(window[position], position) for position in range(begin, len(window))]
+        found.append(LongWindow(window, begin, np.stack(logits)))
+    return found
 
 
 def _completed(generator: TokenGenerator, request: Request) -> Completed:
