@@ -14,9 +14,9 @@ from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.data.first_windows import first_windows
 from gemma_tf_distill.export.bundle import PLACES, export_files
 from gemma_tf_distill.export.files import copy_tree, write_bytes
-from gemma_tf_distill.export.litert_lm import default_prompt_template
 from gemma_tf_distill.export.parity.measure import measure_parity
 from gemma_tf_distill.export.parity.report import ParityError
+from gemma_tf_distill.export.prompt_templates import default_prompt_template
 from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.storage import is_remote

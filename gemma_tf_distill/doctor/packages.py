@@ -13,9 +13,9 @@ from gemma_tf_distill.doctor.finding import NOTE, OK, PROBLEM, Finding
 
 _DISTRIBUTION = "gemma-tf-distill"
 # The core and the extras, in the order in which a package that several of them name is shown once.
-_EXTRAS = ("", "tfx", "litert", "demo", "vertex", "dev", "tpu")
+_EXTRAS = ("", "tfx", "litert", "demo", "vertex", "dev", "tpu", "transformers")
 _DEMO_EXTRAS = ("", "tfx", "litert", "demo")
-_NOT_IN_SETUP = ("tpu",)
+_NOT_IN_SETUP = ("tpu", "transformers")
 # Not named by this project but by TFX, and the first to be at odds with each other.
 _TFX_FAMILY = (
     "apache-beam",

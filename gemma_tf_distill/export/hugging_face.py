@@ -9,7 +9,7 @@ import keras_hub
 
 from gemma_tf_distill.errors import MissingExtraError, WeightsError
 from gemma_tf_distill.export.files import copy_tree, published
-from gemma_tf_distill.export.litert_lm import PROMPT_TEMPLATES
+from gemma_tf_distill.export.prompt_templates import PROMPT_TEMPLATES
 from gemma_tf_distill.export.text import stop_ids
 from gemma_tf_distill.gemma.model import Gemma
 

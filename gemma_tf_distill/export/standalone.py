@@ -8,9 +8,9 @@ from gemma_tf_distill.config import Config
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.bundle import export_files
 from gemma_tf_distill.export.files import published
-from gemma_tf_distill.export.litert_lm import default_prompt_template
 from gemma_tf_distill.export.manifest import write_documents
 from gemma_tf_distill.export.names import MANIFEST_FILE
+from gemma_tf_distill.export.prompt_templates import default_prompt_template
 from gemma_tf_distill.gemma.teacher import load_teacher
 from gemma_tf_distill.quantization.apply import fake_quantized
 

@@ -3,7 +3,8 @@
 import litert_lm
 import pytest
 
-from gemma_tf_distill.export.litert_lm import default_prompt_template, export_litert_lm
+from gemma_tf_distill.export.litert_lm import export_litert_lm
+from gemma_tf_distill.export.prompt_templates import default_prompt_template
 
 
 @pytest.fixture(scope="module", params=["plain", "gemma"])
