@@ -85,7 +85,7 @@ class HuggingFaceModel:
         with self._torch.inference_mode():
             tokens = self._torch.tensor([list(ids)])
             past: Any = self._cache if position else None
-            output = self._model(input_ids=tokens, past_key_values=past, use_cache=True, logits_to_keep=kept)
+            output = self._model(input_ids=tokens, cache=past, use_cache=True, logits_to_keep=kept)
         self._cache = output.past_key_values
         return output.logits[0].numpy()
 

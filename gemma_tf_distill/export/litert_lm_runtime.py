@@ -1,7 +1,9 @@
 """Runs a `.litertlm` in LiteRT-LM. Imports neither TensorFlow nor Keras, so that it starts at once."""
 
+import codecs
 import io
 import os
+import queue
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -67,12 +69,45 @@ class LiteRtLmModel:
           max_new_tokens: at the most; prompt and completion must fit in the context together.
         """
         session = self._engine.create_session(apply_prompt_template=False, sampler_config=self._greedy, max_output_tokens=max_new_tokens)
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         try:
             session.run_prefill([prompt])
-            for response in session.run_decode_async():
-                yield response.texts[0]
+            for chunk in _decode(session):
+                if piece := decoder.decode(chunk):
+                    yield piece
+            if piece := decoder.decode(b"", final=True):
+                yield piece
         finally:
             session.close()
+
+
+def _decode(session: Any) -> Iterator[bytes]:
+    """The bytes of a completion as they are made.
+
+    LiteRT-LM's own `run_decode_async` (0.18.1) decodes each piece alone: of one that ends within a character it loses the whole text, and
+    where that is the last one it waits for ever.
+    """
+    from litert_lm._ffi import STREAM_CALLBACK_TYPE
+
+    library, pieces = session._lib, queue.SimpleQueue[tuple[bytes, str, bool]]()
+
+    @STREAM_CALLBACK_TYPE
+    def on_chunk(_: object, chunk: Any) -> None:
+        error = library.litert_lm_stream_chunk_get_error(chunk) or b""
+        text = b"" if error else library.litert_lm_stream_chunk_get_text(chunk) or b""
+        pieces.put((text, error.decode(errors="replace"), bool(error) or bool(library.litert_lm_stream_chunk_is_final(chunk))))
+
+    # Kept where the runtime's own is, so that it lives as long as the session.
+    session._current_callback = on_chunk
+    if library.litert_lm_session_run_decode_async(session._ptr, on_chunk, None):
+        raise WeightsError("LiteRT-LM could not begin to decode: export the model again")
+    while True:
+        text, error, last = pieces.get()
+        if error and "Max number of tokens reached" not in error:
+            raise WeightsError(f"LiteRT-LM could not decode ({error}): export the model again")
+        yield text
+        if last:
+            return
 
 
 def measure_litert_lm(path: str, prefill_tokens: int, decode_tokens: int, threads: int | None = None) -> tuple[float, float]:

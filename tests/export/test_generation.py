@@ -188,3 +188,13 @@ def test_streamed_pieces_are_whole_characters_and_join_to_the_text(tiny_tokenize
     assert "".join(pieces) == tiny_tokenizer.decode(ids)
     if not noise and "\ufffd" not in text:
         assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_characters_in_several_pieces_are_whole_and_what_is_cut_off_is_replaced(pushed, monkeypatch):
+    """LiteRT-LM tells bytes as they come: of a character in two pieces, and of one that the last piece cuts off."""
+    from gemma_tf_distill.export import litert_lm_runtime
+
+    model = load_generator(pushed / "model.litertlm")
+    whole = "a\uffff漢\U0001f600".encode()
+    monkeypatch.setattr(litert_lm_runtime, "_decode", lambda session: iter([whole[:3], whole[3:6], whole[6:7], whole[7:-1]]))
+    assert list(model.generate("Returns the", NEW)) == ["a", "\uffff", "漢", "\ufffd"]
