@@ -69,7 +69,7 @@ def different_predictions(path, student, config, windows) -> list[str]:
         found = Predictions(reference, reference.is_integer("tflite"))
         for index, window in enumerate(windows):
             found.add(index, predictions(model, window, reference.begin))
-    return found.failures("FILE")
+        return found.failures("FILE")
 
 
 def test_integers_and_predictions_are_the_students(exported, windows):

@@ -5,6 +5,7 @@ import functools
 import os
 import tempfile
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,25 @@ from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 from gemma_tf_distill.transfer.head import head_logits
+
+
+class Noise(NamedTuple):
+    """What inputs of products in int8 make of a student, over its windows.
+
+    Attributes:
+      behind: how far its choices are behind those in float, at the most, in nats.
+      difference: |difference| of the log-probabilities of the tokens that follow, in the mean.
+      disagreement: share of its choices that are others.
+    """
+
+    behind: float
+    difference: float
+    disagreement: float
+
+
+def behind_best(expected: np.ndarray, choices: np.ndarray) -> np.ndarray:
+    """How far choices [N] are behind the first choices of log-probabilities [N, V], in nats."""
+    return expected.max(-1) - expected[np.arange(len(choices)), choices]
 
 
 class Reference:
@@ -63,6 +83,18 @@ class Reference:
             states = head_input(backbone({"token_ids": tokens, "padding_mask": tf.ones_like(tokens)}))
             embedding = tf.convert_to_tensor(backbone.token_embedding.embeddings.value)
             return tf.nn.log_softmax(head_logits(states[0, begin:], embedding, backbone.final_logit_soft_cap))
+
+    @functools.cached_property
+    def noise(self) -> Noise:
+        """Of a student with a scheme."""
+        behind, different, differences = [], [], []
+        for window, in_float, in_int8 in zip(self.windows, self.kept(False), self.kept(True), strict=True):
+            choices, labels = in_int8.argmax(-1), np.array(window[self.begin + 1 :])
+            behind.append(behind_best(in_float, choices))
+            different.append(choices != in_float.argmax(-1))
+            rows = np.arange(len(labels))
+            differences.append(np.abs(in_float[rows, labels] - in_int8[rows, labels]))
+        return Noise(float(np.max(behind)), float(np.mean(differences)), float(np.mean(different)))
 
     def kept(self, integer: bool) -> np.ndarray:
         """`log_probs` of all windows, float32 [windows, T - begin, V], in a file: with 262,144 words they are large."""

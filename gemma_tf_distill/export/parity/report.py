@@ -26,6 +26,8 @@ class FileParity:
       mean_abs_dlogprob: the mean of those.
       nll: nats a token on those tokens.
       student_nll: the student's on the same tokens, with inputs of products in int8 where the runtime makes them so.
+      int8_top1_agreement: where the runtime makes inputs int8, the student's own agreement with itself in float; rounding errors of that
+        size are what two runs in int8, the runtime's and the student's, do not have in common.
       greedy_agreement: share of the tokens of its greedy completions that are the student's own first choice after the same beginning.
       completions: those completions, a text for every prompt that was completed.
       prefill_tokens_per_second: of a prompt that is read at once.
@@ -44,6 +46,7 @@ class FileParity:
     mean_abs_dlogprob: float | None = None
     nll: float | None = None
     student_nll: float | None = None
+    int8_top1_agreement: float | None = None
     greedy_agreement: float | None = None
     completions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prefill_tokens_per_second: float | None = None
@@ -84,15 +87,34 @@ class ParityReport:
 
     def render(self) -> str:
         """A table for a person, and what failed."""
-        header = ("", "MB", "weights", "top-1", "mean |Δ|", "max |Δ|", "NLL", "student", "greedy", "prefill/s", "decode/s", "peak MB")
+        header = (
+            "",
+            "MB",
+            "weights",
+            "top-1",
+            "int8",
+            "mean |Δ|",
+            "max |Δ|",
+            "NLL",
+            "student",
+            "greedy",
+            "prefill/s",
+            "decode/s",
+            "peak MB",
+        )
         rows = [header, *(_row(file) for file in self.files)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
         lines = [
             "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
             for row in rows
         ]
+        note = (
+            "int8: the student's agreement with itself, inputs of products in int8 beside float"
+            if any(file.int8_top1_agreement for file in self.files)
+            else ""
+        )
         verdict = "parity holds: every file is what the student is" if self.passed else "parity fails:"
-        return "\n".join([*(line.rstrip() for line in lines), "", verdict, *(f"  {failure}" for failure in self.failures)])
+        return "\n".join([*(line.rstrip() for line in lines), note, "", verdict, *(f"  {failure}" for failure in self.failures)])
 
 
 def _row(file: FileParity) -> tuple[str, ...]:
@@ -104,6 +126,7 @@ def _row(file: FileParity) -> tuple[str, ...]:
         shown(file.bytes, ".1f", 1e-6),
         shown(file.weights_equal_fraction, ".4%"),
         shown(file.top1_agreement, ".2%"),
+        shown(file.int8_top1_agreement, ".2%"),
         shown(file.mean_abs_dlogprob, ".5f"),
         shown(file.max_abs_dlogprob, ".4f"),
         shown(file.nll, ".4f"),
