@@ -1,6 +1,7 @@
 """Looks at what a config names before anything is computed, so that a mistake costs seconds."""
 
 import importlib.util
+import math
 
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.check import check_corpus
@@ -33,13 +34,14 @@ def check_inputs(config: Config) -> None:
 
 
 def _check_models(config: Config) -> None:
+    from gemma_tf_distill.export.litert import check_size
     from gemma_tf_distill.export.litert_quantization import check_schemes
     from gemma_tf_distill.gemma.presets import preset_architecture
     from gemma_tf_distill.gemma.student import check_layers, student_architecture
     from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
     from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
     from gemma_tf_distill.gemma.width_cut import check_cut
-    from gemma_tf_distill.quantization.layout import weight_schemes
+    from gemma_tf_distill.quantization.layout import matmul_shapes, weight_schemes
 
     teacher = describe_source(config.teacher.source)
     student = config.student
@@ -52,8 +54,12 @@ def _check_models(config: Config) -> None:
         check_cut(student.cut, teacher)
     if student.preset is not None:
         preset_architecture(student.preset, "student.preset")
+    sizes = student_architecture(student, teacher)
+    if "tflite" in config.export.formats:
+        # Which words a corpus uses is not known yet: its student is checked without them here, and as it is before it is converted.
+        known = {**sizes, "vocabulary_size": 0 if student.vocabulary == "corpus" else words}
+        check_size(4 * sum(math.prod(shape) for shape in matmul_shapes(known).values()))
     if config.quantization.scheme:
-        sizes = student_architecture(student, teacher)
         schemes = weight_schemes(config.quantization, sizes)
         if "tflite" in config.export.formats:
             check_schemes(schemes, sizes)

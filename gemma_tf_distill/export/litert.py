@@ -1,5 +1,6 @@
 """The student as a LiteRT `.tflite`, with the signatures and the cache layout that LiteRT-LM reads."""
 
+import gc
 import tempfile
 from collections.abc import Sequence
 
@@ -84,21 +85,27 @@ def export_litert(
     """
     schemes = {} if quantization is None else weight_schemes(quantization, gemma.config)
     check_schemes(schemes, gemma.config)
-    shape, weights = shape_of(gemma), weights_of(gemma)
-    check_size(sum(value.nbytes for value in weights.values()))
-    module = tf.Module()
-    module.weights = {name: tf.Variable(value, trainable=False) for name, value in weights.items()}
-    del weights
-    signatures = {prefill_name(length): _signature(shape, module.weights, length, context_length, False) for length in prefill_lengths}
-    signatures[DECODE] = _signature(shape, module.weights, 1, context_length, True)
+    check_size(4 * gemma.parameters)
     with tempfile.TemporaryDirectory() as folder, native_output_to_log("LiteRT converter"):
-        tf.saved_model.save(module, folder, signatures=signatures)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
+        names = _save_signatures(gemma, folder, context_length, prefill_lengths)
+        # The converter takes four times the weights' size; what was saved need not be there as well.
+        gc.collect()
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=names)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         content = converter.convert()
     if schemes:
         content = quantized_litert(content, schemes)
     write_bytes(path, content)
+
+
+def _save_signatures(gemma: Gemma, folder: str, context_length: int, prefill_lengths: Sequence[int]) -> list[str]:
+    """Writes what is to be converted as a SavedModel; returns the names of its signatures."""
+    shape, module = shape_of(gemma), tf.Module()
+    module.weights = {name: tf.Variable(value, trainable=False) for name, value in weights_of(gemma).items()}
+    signatures = {prefill_name(length): _signature(shape, module.weights, length, context_length, False) for length in prefill_lengths}
+    signatures[DECODE] = _signature(shape, module.weights, 1, context_length, True)
+    tf.saved_model.save(module, folder, signatures=signatures)
+    return list(signatures)
 
 
 def check_size(weight_bytes: int) -> None:

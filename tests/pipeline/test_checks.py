@@ -54,6 +54,26 @@ def test_a_scheme_that_the_student_can_not_take(saved_teacher, student, quantiza
         check_inputs(config_from_dict({**config, "quantization": quantization}))
 
 
+def test_a_student_that_is_too_large_for_a_tflite(saved_teacher):
+    sizes = {
+        "num_layers": 26,
+        "hidden_dim": 1152,
+        "intermediate_dim": 6912,
+        "num_query_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+    }
+    config = {
+        "name": "checks",
+        "teacher": {"source": saved_teacher},
+        "corpus": {"source": "docstrings:numpy"},
+        "student": {"sizes": sizes},
+    }
+    with pytest.raises(ConfigError, match=r"the student's weights take 2\.8 GB in float32, and a \.tflite holds 2\.1 GB at the most"):
+        check_inputs(config_from_dict(config))
+    check_inputs(config_from_dict({**config, "export": {"formats": ["saved_model"]}}))
+
+
 def test_a_cut_that_fits_passes(saved_teacher):
     student = {"layers": [0, 1], "cut": {"hidden_dim": 24, "intermediate_dim": 48, "num_query_heads": 2}}
     config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}, "student": student}
