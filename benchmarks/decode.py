@@ -1,6 +1,5 @@
 """Decoding one token after another: our files beside llama.cpp, and our SavedModel beside KerasHub's `generate`.
 
-    pip install llama-cpp-py-sync        # the peer
     .venv/bin/python benchmarks/decode.py --json
 
 The model is the real Gemma 3 270M with all 262,144 words. Every contestant runs in a process of its own, on all processors; rounds go in
@@ -112,6 +111,8 @@ def llama_cpp(files: pathlib.Path) -> float:
 
     from gemma_tf_distill.gemma.package import package_file
 
+    # It prints thousands of lines.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threads = os.cpu_count()
     model = Llama(str(package_file()), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads)
     # Its public `generate` turns tokens into text, looks for stops and sorts all words, which no other contestant here does.
