@@ -65,16 +65,14 @@ class LiteRtModel:
             shapes = {name: tuple(tensor["shape"]) for name, tensor in model.get_input_tensor_details(DECODE).items()}
             names = [name for name in shapes if name.startswith(CACHE)]
             self._model = model
-            # Pairs of what is read and what is written next.
-            self._caches = {
-                name: (model.create_input_buffer_by_name(DECODE, name), model.create_output_buffer_by_name(DECODE, name)) for name in names
-            }
+            # Each is read and written: LiteRT then updates it in place, where it would copy all of it from one buffer to another.
+            self._caches = {name: model.create_input_buffer_by_name(DECODE, name) for name in names}
             self._inputs = {
                 signature: {name: model.create_input_buffer_by_name(signature, name) for name in ("tokens", "input_pos")}
                 for signature in signatures
             }
             self._logits = model.create_output_buffer_by_name(DECODE, "logits")
-            for name, (buffer, _) in self._caches.items():
+            for name, buffer in self._caches.items():
                 # Slots that were never written are masked, but a NaN in them would not stay masked.
                 buffer.write(np.zeros(shapes[name], np.float32))
         self.context_length = int(shapes[names[0]][2])
@@ -119,11 +117,7 @@ class LiteRtModel:
         inputs = self._inputs[signature]
         inputs["tokens"].write(np.asarray([tokens], np.int32))
         inputs["input_pos"].write(np.arange(position, position + len(tokens), dtype=np.int32))
-        before = {name: pair[0] for name, pair in self._caches.items()}
-        after = {name: pair[1] for name, pair in self._caches.items()}
-        self._model.run_by_name(signature, {**inputs, **before}, {**outputs, **after})
-        # What was written is read next; nothing is copied.
-        self._caches = {name: (written, read) for name, (read, written) in self._caches.items()}
+        self._model.run_by_name(signature, {**inputs, **self._caches}, {**outputs, **self._caches})
 
 
 def _check_whole(path: str) -> None:

@@ -266,21 +266,30 @@ def _soft_cap(x: tf.Tensor, cap: float | None) -> tf.Tensor:
     return x if cap is None else tf.tanh(x / cap) * cap
 
 
-def _rotation(shape: GemmaShape, positions: tf.Tensor, local: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cosine and sine of the rotary embedding (arXiv:2104.09864, eq. 34), each [B or 1, 1, T, head_dim / 2]."""
+# What `_rotate` multiplies by, [B or 1, 1, T, head_dim] each.
+_Rotation = tuple[tf.Tensor, tf.Tensor]
+
+
+def _rotation(shape: GemmaShape, positions: tf.Tensor, local: bool) -> tuple[_Rotation, _Rotation]:
+    """The rotary embedding (arXiv:2104.09864, eq. 34) of queries, with their scale in it, and of keys.
+
+    Cosines twice, and sines with their signs: a product and a swap of halves less for each layer than by halves.
+    """
     wavelength = _LOCAL_WAVELENGTH if local else _GLOBAL_WAVELENGTH
     scaling = shape.local_rope_scaling_factor if local else shape.global_rope_scaling_factor
     exponents = np.arange(0, shape.head_dim, 2, dtype=np.float32) / np.float32(shape.head_dim)
     frequencies = np.power(np.float32(wavelength), -exponents) / np.float32(scaling)
     rows, length = _size(positions, 0), _size(positions, 1)
     angles = tf.reshape(tf.cast(positions, tf.float32), [rows, 1, length, 1]) * tf.reshape(frequencies, [1, 1, 1, -1])
-    return tf.cos(angles), tf.sin(angles)
+    cosine, sine = tf.cos(angles), tf.sin(angles)
+    keys = tf.concat([cosine, cosine], axis=-1), tf.concat([-sine, sine], axis=-1)
+    return (keys[0] * shape.query_scale, keys[1] * shape.query_scale), keys
 
 
-def _rotate(x: tf.Tensor, rotation: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    cosine, sine = rotation
+def _rotate(x: tf.Tensor, rotation: _Rotation) -> tf.Tensor:
+    cosines, sines = rotation
     first, second = tf.split(x, 2, axis=-1)
-    return tf.concat([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return x * cosines + tf.concat([second, first], axis=-1) * sines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,7 +360,7 @@ def _attention(
     layer: Mapping[str, tf.Tensor],
     x: tf.Tensor,
     size: Sequence[int | tf.Tensor],
-    rotation: tuple[tf.Tensor, tf.Tensor],
+    rotation: tuple[_Rotation, _Rotation],
     mask: tf.Tensor,
     remember: Callable[[tf.Tensor, tf.Tensor], tuple[LayerCache, LayerCache]],
 ) -> tuple[tf.Tensor, LayerCache]:
@@ -368,8 +377,9 @@ def _attention(
             y = _rms_norm(y, layer[f"{name}_norm"], shape.query_key_norm_epsilon)
         return tf.transpose(y, [0, 2, 1, 3])
 
-    query = _rotate(split_heads("query", shape.num_query_heads), rotation) * shape.query_scale
-    (key, value), cache = remember(_rotate(split_heads("key", heads), rotation), split_heads("value", heads))
+    of_query, of_key = rotation
+    query = _rotate(split_heads("query", shape.num_query_heads), of_query)
+    (key, value), cache = remember(_rotate(split_heads("key", heads), of_key), split_heads("value", heads))
     scores = tf.matmul(tf.reshape(query, [batch, heads, groups * length, shape.head_dim]), key, transpose_b=True)
     scores = _soft_cap(scores, shape.attention_logit_soft_cap) + mask
     mixed = tf.reshape(tf.matmul(tf.nn.softmax(scores), value), [batch, shape.num_query_heads, length, shape.head_dim])
