@@ -174,19 +174,26 @@ def _export(options: argparse.Namespace) -> int:
     config = config_with({"name": "exported", "teacher": {"source": options.source}}, options.overrides)
     # With oneDNN TensorFlow keeps all memory that it ever freed, a third of what an export takes, and nothing here multiplies matrices.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    with _quiet_stderr():
+    with _quiet_stderr() as terminal:
         from gemma_tf_distill.export.standalone import export_model
 
-        export_model(config, options.folder, lambda done: print(f"{done} of {len(config.export.formats)} formats", flush=True))
+        formats = len(config.export.formats)
+        export_model(config, options.folder, lambda done: os.write(terminal, f"wrote {done} of {formats} formats\n".encode()))
     print(f"exported to {options.folder}; gemma-distill parity {options.folder} compares each file with the model")
     return EXIT_OK
 
 
 def _parity(options: argparse.Namespace) -> int:
-    with _quiet_stderr():
+    with _quiet_stderr() as terminal:
         from gemma_tf_distill.export.parity.version import parity_of_version
 
-        report = parity_of_version(options.folder, student=options.student, text=options.text, tokens=options.tokens)
+        report = parity_of_version(
+            options.folder,
+            student=options.student,
+            text=options.text,
+            tokens=options.tokens,
+            progress=lambda done, total: os.write(terminal, f"compared {done} of {total} files\n".encode()),
+        )
     print(json.dumps(report.to_dict(), indent=2) if options.as_json else report.render())
     return EXIT_OK if report.passed else EXIT_NOT_BLESSED
 
@@ -198,14 +205,18 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Keeps back what C++ libraries write to standard error, and writes it only where the block ends with an unexpected error."""
+def _quiet_stderr() -> Iterator[int]:
+    """Keeps back what C++ libraries write to standard error, and writes it only where the block ends with an unexpected error.
+
+    Yields:
+      The file descriptor of the real one.
+    """
     sys.stderr.flush()
     real = os.dup(2)
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
-            yield
+            yield real
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException:

@@ -32,7 +32,7 @@ def export_files(
     top_k: int,
     quantization: QuantizationConfig | None = None,
     places: Mapping[str, str] = PLACES,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> dict[str, str]:
     """Writes a student in every format that is asked for, and its tokenizer; each file appears whole or not at all.
 

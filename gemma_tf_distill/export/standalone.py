@@ -15,7 +15,7 @@ from gemma_tf_distill.gemma.teacher import load_teacher
 from gemma_tf_distill.quantization.apply import fake_quantized
 
 
-def export_model(config: Config, folder: str, progress: Callable[[int], None] = lambda done: None) -> None:
+def export_model(config: Config, folder: str, progress: Callable[[int], object] = lambda done: None) -> None:
     """Writes `teacher.source` itself in every format that `export` asks for, as a version's folder; whole or not at all.
 
     With a scheme its weights are rounded to it, without training.

@@ -57,7 +57,8 @@ def test_an_export_is_a_version(exported, root):
 
 
 def test_parity_of_an_export(exported, root, capfd):
-    code, out, _ = run(capfd, "parity", str(exported), "--json", "--text", f"text:{root}/text.txt")
+    code, out, err = run(capfd, "parity", str(exported), "--json", "--text", f"text:{root}/text.txt")
+    assert err == "compared 1 of 3 files\ncompared 2 of 3 files\ncompared 3 of 3 files\n"
     report = json.loads(out)
     assert (code, report["passed"], report["weights_equal_fraction"]) == (0, True, 1.0)
     assert [file["format"] for file in report["files"]] == ["saved_model", "tflite", "litertlm"]

@@ -27,7 +27,7 @@ def measure_parity(
     quantization: QuantizationConfig | None = None,
     prompts: Sequence[str] = (),
     max_new_tokens: int = 16,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> ParityReport:
     """Compares exported files with the student they were made of.
 

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,14 @@ from gemma_tf_distill.gemma.tokenizer import Tokenizer
 from gemma_tf_distill.quantization.apply import fake_quantized
 
 
-def parity_of_version(folder: str, *, student: str | None = None, text: str | None = None, tokens: int | None = None) -> ParityReport:
+def parity_of_version(
+    folder: str,
+    *,
+    student: str | None = None,
+    text: str | None = None,
+    tokens: int | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> ParityReport:
     """Compares the files of a pushed or exported version with the student that they were made of.
 
     Args:
@@ -34,6 +41,7 @@ def parity_of_version(folder: str, *, student: str | None = None, text: str | No
       text: on what to compare, as `corpus.source`; none: the held-out windows that the manifest names, or where it names none, the
         corpus of its config.
       tokens: how many; none: the config's `export.parity_tokens`.
+      progress: called with the number of files that are done, and of all.
 
     Raises:
       WeightsError: if there is no version or none of its files, or the student is out of reach.
@@ -56,6 +64,7 @@ def parity_of_version(folder: str, *, student: str | None = None, text: str | No
         quantization=quantization,
         prompts=config.export.prompts,
         max_new_tokens=config.export.max_new_tokens,
+        progress=lambda done: progress(done, len(files)),
     )
 
 
