@@ -138,7 +138,7 @@ def litert(path: pathlib.Path) -> float:
 def litert_lm(files: pathlib.Path) -> float:
     from gemma_tf_distill.export.litert_lm_runtime import measure_litert_lm
 
-    return measure_litert_lm(str(files / "mixed" / "model.litertlm"), PROMPT_TOKENS, NEW_TOKENS)[1]
+    return measure_litert_lm(str(files / "mixed" / "model.litertlm"), CONTEXT, PROMPT_TOKENS, NEW_TOKENS)[1]
 
 
 def saved_model(files: pathlib.Path) -> float:

@@ -110,18 +110,17 @@ def _decode(session: Any) -> Iterator[bytes]:
             return
 
 
-def measure_litert_lm(path: str, prefill_tokens: int, decode_tokens: int, threads: int | None = None) -> tuple[float, float]:
-    """Tokens a second of a prompt and of a completion, by LiteRT-LM's own benchmark; raises as `LiteRtLmModel` does."""
-    model = LiteRtLmModel(path, threads)
+def measure_litert_lm(path: str, context_length: int, prefill_tokens: int, decode_tokens: int) -> tuple[float, float]:
+    """Tokens a second of a prompt and of a completion, by LiteRT-LM's own benchmark, of a file that `LiteRtLmModel` has loaded once."""
     import litert_lm
 
     with native_output_to_log("LiteRT-LM"):
         info = litert_lm.Benchmark(
             path,
-            litert_lm.Backend.CPU(thread_count=threads or os.cpu_count() or 1),
+            litert_lm.Backend.CPU(thread_count=os.cpu_count() or 1),
             prefill_tokens=prefill_tokens,
             decode_tokens=decode_tokens,
-            max_num_tokens=model.context_length,
+            max_num_tokens=context_length,
             cache_dir=":nocache",
         ).run()
     return info.last_prefill_tokens_per_second, info.last_decode_tokens_per_second

@@ -58,11 +58,11 @@ class Measured(NamedTuple):
     """What running the file took.
 
     Attributes:
-      prefill_tokens_per_second: none where it could not be measured.
-      decode_tokens_per_second: likewise.
+      prefill_tokens_per_second: of a prompt.
+      decode_tokens_per_second: of what follows it.
       peak_bytes: of memory.
     """
 
-    prefill_tokens_per_second: float | None
-    decode_tokens_per_second: float | None
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
     peak_bytes: int
