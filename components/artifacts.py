@@ -10,6 +10,8 @@ from tfx import v1 as tfx
 METRICS_FILE = "metrics.json"
 # What an export came to, in the folder of the Exporter's Model.
 EXPORT_REPORT = "export.json"
+# Its files beside the SavedModel.
+FILES_FOLDER = "files"
 
 
 class Tokenizer(tfx.dsl.Artifact):

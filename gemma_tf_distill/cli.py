@@ -28,7 +28,7 @@ _EXIT_CODES = """exit codes:
   1    failed; the message names the log (doctor: the demo can't run here)
   2    something that was given is wrong; nothing was left behind
   3    run: the model did not pass the gates, nothing was pushed; parity: a file is not what the student is
-  130  interrupted; the same command goes on from there
+  130  interrupted; run goes on from there when it is called again
 """
 
 
@@ -150,10 +150,10 @@ def _run_vertex(config: Config, options: argparse.Namespace) -> int:
 
 def _generate(options: argparse.Namespace) -> int:
     with _quiet_stderr():
-        from gemma_tf_distill.export.generation import load_generator
+        from gemma_tf_distill.export.generation import clean_prompt, load_generator
 
         completion = load_generator(options.model).generate(options.prompt, options.max_new_tokens)
-        sys.stdout.write(options.prompt)
+        sys.stdout.write(clean_prompt(options.prompt))
         sys.stdout.flush()
         for piece in completion:
             sys.stdout.write(piece)
@@ -166,8 +166,9 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _speed(speed: "Speed") -> str:
     decode = speed.decode_tokens_per_second
+    first = f", the first in {speed.prompt_seconds:.2f} s" if speed.new_tokens else ""
     rate = f", {decode:.1f} tokens/s" if decode else ""
-    return f"{speed.new_tokens} tokens after {speed.prompt_tokens} of the prompt, the first in {speed.prompt_seconds:.2f} s{rate}"
+    return f"{speed.new_tokens} tokens after {speed.prompt_tokens} of the prompt{first}{rate}"
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -250,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _tell(refused, EXIT_USER_ERROR)
         raise
     except KeyboardInterrupt:
-        print("\ngemma-distill: interrupted, the same command goes on from there", file=sys.stderr)
+        print("\ngemma-distill: interrupted; run goes on from there when it is called again", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -1,7 +1,6 @@
 """Looks at what a config names before anything is computed, so that a mistake costs seconds."""
 
 import importlib.util
-import math
 
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.check import check_corpus
@@ -14,35 +13,24 @@ def check_inputs(config: Config) -> None:
     Raises:
       MissingExtraError: if TFX is missing, or what the export needs.
       WeightsError: if the teacher, or the preset that the student's sizes come from, is unknown, out of reach or damaged.
-      ConfigError: if the student does not fit the teacher, or the quantisation the student.
+      ConfigError: if the student does not fit the teacher, the quantisation the student, or the student a `.tflite`.
       CorpusError: if the corpus can't be read or has no documents.
     """
     _check_package("tfx", "tfx", "gemma-distill run")
-    if "tflite" in config.export.formats:
-        _check_package("ai_edge_litert", "litert", "export.formats with tflite")
-        if config.quantization.scheme:
-            _check_package("ai_edge_quantizer", "litert", "export.formats with tflite and quantization.scheme")
-    if "litertlm" in config.export.formats:
-        for module in ("litert_lm", "litert_lm_builder"):
-            _check_package(module, "litert", "export.formats with litertlm")
-    if "hugging_face" in config.export.formats:
-        for module in ("safetensors", "torch", "transformers"):
-            _check_package(module, "transformers", "export.formats with hugging_face")
     # First, since it needs no TensorFlow: most mistakes are told within a second or two.
     check_corpus(config.corpus)
     _check_models(config)
 
 
 def _check_models(config: Config) -> None:
-    from gemma_tf_distill.export.litert import check_size
-    from gemma_tf_distill.export.litert_quantization import check_schemes
+    from gemma_tf_distill.export.checks import check_packages, check_sizes
     from gemma_tf_distill.gemma.presets import preset_architecture
     from gemma_tf_distill.gemma.student import check_layers, student_architecture
     from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
     from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
     from gemma_tf_distill.gemma.width_cut import check_cut
-    from gemma_tf_distill.quantization.layout import matmul_shapes, weight_schemes
 
+    check_packages(config.export, config.quantization)
     teacher = describe_source(config.teacher.source)
     student = config.student
     words = teacher["vocabulary_size"] if isinstance(student.vocabulary, str) else min(teacher["vocabulary_size"], student.vocabulary)
@@ -55,14 +43,9 @@ def _check_models(config: Config) -> None:
     if student.preset is not None:
         preset_architecture(student.preset, "student.preset")
     sizes = student_architecture(student, teacher)
-    if "tflite" in config.export.formats:
-        # Which words a corpus uses is not known yet: its student is checked without them here, and as it is before it is converted.
-        known = {**sizes, "vocabulary_size": 0 if student.vocabulary == "corpus" else words}
-        check_size(4 * sum(math.prod(shape) for shape in matmul_shapes(known).values()))
-    if config.quantization.scheme:
-        schemes = weight_schemes(config.quantization, sizes)
-        if "tflite" in config.export.formats:
-            check_schemes(schemes, sizes)
+    # Which words a corpus uses is not known yet: its student is checked without them here, and as it is before it is converted.
+    known = 0 if student.vocabulary == "corpus" else words
+    check_sizes(config.export, config.quantization, {**sizes, "vocabulary_size": known})
     tokenizer = load_tokenizer(config.teacher.source)
     if isinstance(student.vocabulary, int):
         # Of no counts at all, the smallest vocabulary that there can be.

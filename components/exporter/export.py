@@ -1,21 +1,23 @@
 """What the Exporter does, without TFX."""
 
+import dataclasses
 import gc
 import json
 import os
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 
-from components.artifacts import EXPORT_REPORT
+from components.artifacts import EXPORT_REPORT, FILES_FOLDER
 from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_from_json
 from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.data.first_windows import first_windows
 from gemma_tf_distill.export.bundle import PLACES, export_files
 from gemma_tf_distill.export.files import copy_tree, write_bytes
 from gemma_tf_distill.export.parity.measure import measure_parity
-from gemma_tf_distill.export.parity.report import ParityError
+from gemma_tf_distill.export.parity.report import ParityError, ParityReport
 from gemma_tf_distill.export.prompt_templates import default_prompt_template
 from gemma_tf_distill.export.samples import sample_completions
 from gemma_tf_distill.gemma.model import Gemma
@@ -26,7 +28,6 @@ from gemma_tf_distill.monitoring.progress import progress
 
 # TFX's name for the folder of a Model artifact that is served and evaluated.
 SERVING_FOLDER = "Format-Serving"
-FILES_FOLDER = "files"
 _PLACES = {format: os.path.join(FILES_FOLDER, place) for format, place in PLACES.items()} | {"saved_model": SERVING_FOLDER}
 
 
@@ -94,9 +95,14 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
         "parity_seconds": round(compared - written, 1),
         "formats": list(options.formats),
         "quantization": settings["quantization"] if quantization else None,
-        "parity": parity.to_dict(),
+        "parity": _as_pushed(parity),
     }
     write_bytes(os.path.join(folder, EXPORT_REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _as_pushed(parity: ParityReport) -> dict[str, Any]:
+    """With the places that the files get in a pushed version; where they were compared may be gone by then."""
+    return ParityReport(tuple(dataclasses.replace(file, path=PLACES[file.format]) for file in parity.files)).to_dict()
 
 
 def _teacher(source: str, dtype: str, student: Gemma) -> Gemma:

@@ -12,9 +12,10 @@ from tfx import types
 from tfx.components.pusher import executor as tfx_pusher
 from tfx.types import artifact_utils
 
+from components.artifacts import FILES_FOLDER
 from components.pusher.manifest import describe_version
 from gemma_tf_distill.export.files import copy_tree
-from gemma_tf_distill.export.names import MANIFEST_FILE
+from gemma_tf_distill.export.names import MANIFEST_FILE, SAVED_MODEL_FOLDER, TOKENIZER_FILE
 
 _PARTIAL = re.compile(r"\.\d+\.[0-9a-f]{32}\.partial/?")
 
@@ -54,9 +55,9 @@ class Executor(tfx_pusher.Executor):
         in_bucket = "://" in directory
         folder = final if in_bucket else os.path.join(directory, f".{version}.{uuid.uuid4().hex}.partial")
         try:
-            copy_tree(self.GetModelPath(input_dict), os.path.join(folder, "saved_model"))
-            copy_tree(os.path.join(inputs["model"].uri, "files"), folder)
-            tf.io.gfile.copy(os.path.join(inputs["tokenizer"].uri, "tokenizer.model"), os.path.join(folder, "tokenizer.model"), True)
+            copy_tree(self.GetModelPath(input_dict), os.path.join(folder, SAVED_MODEL_FOLDER))
+            copy_tree(os.path.join(inputs["model"].uri, FILES_FOLDER), folder)
+            tf.io.gfile.copy(os.path.join(inputs["tokenizer"].uri, TOKENIZER_FILE), os.path.join(folder, TOKENIZER_FILE), True)
             describe_version(folder, version, exec_properties["config"], inputs)
             if not in_bucket:
                 tf.io.gfile.rename(folder, final)

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from gemma_tf_distill.export.names import PREFILL_PIECE
 from gemma_tf_distill.export.sampling import Choice, most_probable
 from gemma_tf_distill.gemma.functional import Cache, GemmaShape, empty_cache, hidden_states, logits
 
-# Prompts are read in pieces of at most this many tokens: attention scores take [heads, piece, context], not [heads, context, context].
-_PREFILL_PIECE = 512
 _NOTHING = -1
 
 
@@ -92,7 +91,7 @@ def _left_padded(prompts: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor, tf.Ten
     """
     lengths = tf.cast(prompts.row_lengths(), tf.int32)
     longest = tf.maximum(tf.reduce_max(lengths), 1)
-    pieces = -(-longest // _PREFILL_PIECE)
+    pieces = -(-longest // PREFILL_PIECE)
     length = -(-longest // pieces) * pieces
     padding = length - lengths
     columns = tf.maximum(tf.range(length)[tf.newaxis] - padding[:, tf.newaxis], 0)

@@ -32,7 +32,7 @@ class Speed:
     Attributes:
       prompt_tokens: tokens of the prompt, `<bos>` included.
       prompt_seconds: until the first new token was there.
-      new_tokens: tokens that were added.
+      new_tokens: tokens that were added; LiteRT-LM tells pieces of text, which are a token each but where a character takes several.
       decode_seconds: for all of them but the first.
     """
 
@@ -144,15 +144,15 @@ def load_generator(path: str | os.PathLike) -> Generator:
     """
     path = os.fspath(path).rstrip("/")
     for folder in (path, os.path.join(path, SAVED_MODEL_FOLDER)):
-        if _exists(os.path.join(folder, _SAVED_MODEL_FILE)):
+        if exists(os.path.join(folder, _SAVED_MODEL_FILE)):
             return saved_model_generator(folder)
     for name, load in ((TFLITE_FILE, litert_generator), (LITERT_LM_FILE, LiteRtLmGenerator)):
-        if _exists(os.path.join(path, name)):
+        if exists(os.path.join(path, name)):
             return load(os.path.join(path, name))
     for folder in (path, os.path.join(path, HUGGING_FACE_FOLDER)):
         if os.path.isfile(os.path.join(folder, _HUGGING_FACE_FILE)):
             return hugging_face_generator(folder)
-    if not _exists(path):
+    if not exists(path):
         raise WeightsError(
             f"no model at {path!r}: give a SavedModel or Hugging Face folder, a pushed version's folder, or a .tflite or .litertlm file"
         )
@@ -180,7 +180,7 @@ class TokenGenerator:
 
     def generate(self, prompt: str, max_new_tokens: int) -> Completion:
         """See `Generator.generate`."""
-        ids = self.codec.encode(_clean(prompt))
+        ids = self.codec.encode(clean_prompt(prompt))
         _check_fits(len(ids), max_new_tokens, self.context_length)
         completion = Completion(len(ids))
         completion.pieces = text_pieces(self.codec, self._counted(ids, max_new_tokens, completion))
@@ -254,7 +254,7 @@ class LiteRtLmGenerator:
 
     def generate(self, prompt: str, max_new_tokens: int) -> Completion:
         """See `Generator.generate`."""
-        prompt = _clean(prompt)
+        prompt = clean_prompt(prompt)
         prompt_tokens = len(self.model.encode(prompt))
         _check_fits(prompt_tokens, max_new_tokens, self.context_length)
         completion = Completion(prompt_tokens)
@@ -268,7 +268,7 @@ class LiteRtLmGenerator:
             yield piece
 
 
-def _clean(prompt: str) -> str:
+def clean_prompt(prompt: str) -> str:
     """A prompt as every tokenizer takes it: command line arguments that were no UTF-8 carry surrogates."""
     return prompt.encode(errors="surrogatepass").decode(errors="replace")
 
@@ -285,7 +285,8 @@ def _check_fits(prompt_tokens: int, max_new_tokens: int, context_length: int) ->
         )
 
 
-def _exists(path: str) -> bool:
+def exists(path: str) -> bool:
+    """Whether there is a file or folder; raises WeightsError for an address that can't be reached."""
     if "://" not in path:
         return os.path.exists(path)
     import tensorflow as tf

@@ -2,13 +2,12 @@
 
 import json
 import os
-import tempfile
 from typing import Any
 
 import keras_hub
 
 from gemma_tf_distill.errors import MissingExtraError, WeightsError
-from gemma_tf_distill.export.files import copy_tree, published
+from gemma_tf_distill.export.files import published
 from gemma_tf_distill.export.prompt_templates import PROMPT_TEMPLATES
 from gemma_tf_distill.export.text import stop_ids
 from gemma_tf_distill.gemma.model import Gemma
@@ -41,7 +40,7 @@ def export_hugging_face(gemma: Gemma, path: str, *, prompt_template: str = "plai
         if not config[key]:
             raise WeightsError(f"this model has {key}={config[key]!r}, which transformers' Gemma 3 has not: leave hugging_face out")
     preprocessor = keras_hub.models.Gemma3CausalLMPreprocessor(tokenizer=gemma.tokenizer.keras_hub())
-    with tempfile.TemporaryDirectory() as folder:
+    with published(path) as folder:
         keras_hub.models.Gemma3CausalLM(backbone=gemma.backbone, preprocessor=preprocessor).export_to_transformers(folder)
         tokenizer = gemma.tokenizer
         scaling = config["global_rope_scaling_factor"]
@@ -61,8 +60,8 @@ def export_hugging_face(gemma: Gemma, path: str, *, prompt_template: str = "plai
             # transformers adds no <bos> to what a template wrote.
             template = "{{ bos_token }}" + PROMPT_TEMPLATES[prompt_template]
             _update(os.path.join(folder, "tokenizer_config.json"), chat_template=template)
-        with published(path) as beside:
-            copy_tree(folder, beside)
+        # safetensors lets nobody else read what it wrote.
+        os.chmod(os.path.join(folder, "model.safetensors"), 0o644)
 
 
 def _update(path: str, **values: Any) -> None:

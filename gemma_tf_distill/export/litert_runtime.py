@@ -49,7 +49,7 @@ class LiteRtModel:
         except ImportError as error:
             raise MissingExtraError("ai-edge-litert", "litert", "running a .tflite") from error
         path = os.fspath(path)
-        _check_whole(path)
+        check_whole(path)
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=CpuOptions(num_threads=threads or os.cpu_count() or 1))
         with native_output_to_log("LiteRT"):
             try:
@@ -120,7 +120,7 @@ class LiteRtModel:
         self._model.run_by_name(signature, {**inputs, **self._caches}, {**outputs, **self._caches})
 
 
-def _check_whole(path: str) -> None:
+def check_whole(path: str) -> None:
     """Raises WeightsError unless every buffer of a `.tflite` lies inside the file: LiteRT itself crashes on a truncated one."""
     from ai_edge_litert import schema_py_generated as schema
 

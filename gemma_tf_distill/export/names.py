@@ -21,6 +21,9 @@ PREFILL = "prefill_"
 
 CACHE = "kv_cache_"
 
+# A SavedModel reads prompts in pieces of at most this many tokens: attention scores take [heads, piece, context].
+PREFILL_PIECE = 512
+
 
 def prefill_name(length: int) -> str:
     """Name of the signature that reads `length` tokens at once."""

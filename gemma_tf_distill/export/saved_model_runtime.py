@@ -8,10 +8,7 @@ import numpy as np
 
 from gemma_tf_distill.data.packing import PAD_ID
 from gemma_tf_distill.errors import UserError, WeightsError
-from gemma_tf_distill.export.names import CACHE, GENERATE, LOGITS
-
-# Prompts are read in pieces of at most this many tokens: attention scores take [heads, piece, context].
-_PREFILL_PIECE = 512
+from gemma_tf_distill.export.names import CACHE, GENERATE, LOGITS, PREFILL_PIECE
 
 
 class SavedModelModel:
@@ -55,8 +52,8 @@ class SavedModelModel:
 
     def prefill(self, ids: Sequence[int], position: int = 0) -> None:
         """Reads tokens that take the positions from `position` on."""
-        for begin in range(0, len(ids), _PREFILL_PIECE):
-            self._read(ids[begin : begin + _PREFILL_PIECE], position + begin, 1)
+        for begin in range(0, len(ids), PREFILL_PIECE):
+            self._read(ids[begin : begin + PREFILL_PIECE], position + begin, 1)
 
     def decode(self, token: int, position: int) -> np.ndarray:
         """Reads one token at `position`; returns the scores of all words for the next one, float32 [V]."""

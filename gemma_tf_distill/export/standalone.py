@@ -7,11 +7,12 @@ from collections.abc import Callable
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.bundle import export_files
+from gemma_tf_distill.export.checks import check_packages, check_sizes
 from gemma_tf_distill.export.files import published
-from gemma_tf_distill.export.manifest import write_documents
+from gemma_tf_distill.export.manifest import read_manifest, write_documents
 from gemma_tf_distill.export.names import MANIFEST_FILE
 from gemma_tf_distill.export.prompt_templates import default_prompt_template
-from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.quantization.apply import fake_quantized
 
 
@@ -22,7 +23,7 @@ def export_model(config: Config, folder: str, progress: Callable[[int], object] 
 
     Args:
       config: its sections `teacher`, `export` and `quantization` count.
-      folder: a folder that is not there yet, or an earlier export, which is replaced.
+      folder: a folder that is not there yet, or an earlier export (no pushed version), which is replaced.
       progress: called with the number of formats that are done.
 
     Raises:
@@ -30,13 +31,11 @@ def export_model(config: Config, folder: str, progress: Callable[[int], object] 
       WeightsError: if the model can't be loaded, and as of `export_files`.
       MissingExtraError: as of `export_files`.
     """
-    if (
-        os.path.exists(folder)
-        and not os.path.exists(os.path.join(folder, MANIFEST_FILE))
-        and (not os.path.isdir(folder) or os.listdir(folder))
-    ):
+    if os.path.exists(folder) and not _is_replaceable(folder):
         raise ConfigError(f"{folder} is there already and is no export: name a folder that is not there yet")
     source = config.teacher.source
+    check_packages(config.export, config.quantization)
+    check_sizes(config.export, config.quantization, describe_source(source))
     model = load_teacher(source)
     quantization = config.quantization if config.quantization.scheme else None
     if quantization is not None:
@@ -54,3 +53,10 @@ def export_model(config: Config, folder: str, progress: Callable[[int], object] 
         )
         parents = {"teacher": source, "student": {"uri": source}}
         write_documents(beside, version=int(time.time()), config=config.to_json(), parents=parents)
+
+
+def _is_replaceable(folder: str) -> bool:
+    """Whether a folder is empty or an earlier export; a pushed version, which is made of a pipeline's model, is neither."""
+    if os.path.exists(os.path.join(folder, MANIFEST_FILE)):
+        return "model" not in read_manifest(folder)["parents"]
+    return os.path.isdir(folder) and not os.listdir(folder)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -179,6 +180,44 @@ def test_a_file_that_cannot_be_run_fails_and_the_others_are_measured(pushed, tin
     assert saved_model.failures == ()
 
 
+def truncate(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {
+    "saved_model": lambda path: (path / "variables" / "variables.index").unlink(),
+    "tflite": truncate,
+    "litertlm": truncate,
+    "hugging_face": lambda path: truncate(path / "model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_a_damaged_file_is_a_failure_and_no_traceback(pushed, tiny_teacher, windows, tmp_path, format):
+    folder = tmp_path / "version"
+    shutil.copytree(pushed, folder)
+    DAMAGES[format](folder / FILES[format])
+    (file,) = measure_parity(paths(folder, format), tiny_teacher, windows, max_new_tokens=NEW).files
+    (failure,) = file.failures
+    assert str(folder / FILES[format]) in failure
+    assert "damaged" in failure or "not a whole" in failure
+    assert file.weights_equal_fraction == 0
+
+
+def test_where_no_prompt_fits_the_empty_one_is_completed(pushed, tiny_teacher, windows):
+    (file,) = measure_parity(paths(pushed, "litertlm"), tiny_teacher, windows, prompts=[LONG], max_new_tokens=NEW).files
+    assert file.failures == ()
+    assert list(file.completions) == [""]
+
+
+def test_a_worker_that_dies_is_a_failure(pushed, tiny_teacher, windows, monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import os\nif 'parity.worker' in ' '.join(os.sys.orig_argv): os.abort()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (file,) = measure_parity(paths(pushed, "tflite"), tiny_teacher, windows, max_new_tokens=NEW).files
+    (failure,) = file.failures
+    assert "can't be run: its runtime ended with exit code -6" in failure
+
+
 @pytest.mark.parametrize("windows", [[], [[2, 5, 0, 0, 0]]])
 def test_too_little_text(pushed, tiny_teacher, windows):
     with pytest.raises(ConfigError, match="parity needs windows of at least 4 tokens"):
@@ -195,11 +234,11 @@ def reference(tiny_teacher, windows):
 def completed(tiny_teacher, report):
     """What LiteRT-LM tells of a completion."""
     tokenizer, prompt = tiny_teacher.tokenizer, PROMPTS[0]
-    return Completed([prompt], [[tokenizer.bos_id, *tokenizer.encode(prompt)]], None, [report.files[0].completions[prompt]])
+    return Completed([prompt], [[tokenizer.bos_id, *tokenizer.encode(prompt)]], None, [report.files[0].completions[prompt]], NEW)
 
 
 def compared(completed: Completed, reference: Reference) -> tuple[float | None, list[str]]:
-    return compare_completions("FILE", completed, reference, False, NEW)
+    return compare_completions("FILE", completed, reference, False)
 
 
 def test_a_text_is_followed_to_its_end(reference, completed):
@@ -215,6 +254,48 @@ def test_a_text_is_followed_to_its_end(reference, completed):
         assert failure.startswith("FILE does not write what the student writes: ")
         assert pytest.approx(0.5, abs=0.5) == agreement
         assert message in failure
+
+
+class Scripted:
+    """A student of single characters that says what it is told to: after a text, words in a tie and the others far behind."""
+
+    class tokenizer:
+        bos_id, eos_id, vocabulary_size = 2, 1, 8
+        words = ["", "", "", "f", "fo", "o", "ob", "x"]
+
+        @classmethod
+        def encode(cls, text):
+            return []
+
+        @classmethod
+        def decode(cls, ids):
+            return "".join(cls.words[i] for i in ids)
+
+        @classmethod
+        def piece(cls, token):
+            return cls.words[token]
+
+        @staticmethod
+        def id_of(piece):
+            return None
+
+    def __init__(self, ties):
+        self.ties, self.student = ties, self
+
+    def log_probs(self, window, begin, integer):
+        scores = np.full((1, 8), -20.0, np.float32)
+        for order, word in enumerate(self.ties.get(self.tokenizer.decode(window[1:]), ["x"])):
+            scores[0, 1 if word == "" else self.tokenizer.words.index(word)] = -0.001 * order
+        return scores
+
+
+def test_a_text_that_several_words_of_a_tie_begin_is_followed_along_the_way_that_writes_it():
+    # "fo" was chosen; the likelier "f" begins the text too, but leads nowhere.
+    ties = {"": ["f", "fo"], "f": ["x"], "fo": ["ob"], "foob": [""]}
+    told = Completed([""], [[2]], None, ["foob"], 5)
+    assert compare_completions("FILE", told, Scripted(ties), False) == (pytest.approx(2 / 3), [])
+    _, (failure,) = compare_completions("FILE", told, Scripted({**ties, "fo": ["x"]}), False)
+    assert "goes on with 'ob', and the student with 'x'" in failure
 
 
 def test_ids_are_followed_to_their_end(reference, completed, tiny_teacher):

@@ -105,7 +105,7 @@ def test_a_prompt_read_in_pieces_is_completed_the_same(tiny_teacher, monkeypatch
     shape, weights = shape_of(tiny_teacher), weights_of(tiny_teacher)
     prompts = tf.ragged.constant([[2, *tiny_teacher.tokenizer.encode("The quick brown fox jumps over")], [2, 80, 81]], tf.int32)
     whole = decoding.completions(shape, weights, prompts, NEW, ()).to_list()
-    monkeypatch.setattr(decoding, "_PREFILL_PIECE", 4)
+    monkeypatch.setattr(decoding, "PREFILL_PIECE", 4)
     assert decoding.completions(shape, weights, prompts, NEW, ()).to_list() == whole
 
 

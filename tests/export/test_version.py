@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 
@@ -96,6 +97,38 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(exported, root, capfd, arg
     assert err.startswith("gemma-distill: error: ") and err.count("\n") == 1
     assert message.replace("\\", "") in err
     assert not (root / "new").exists()
+
+
+def test_a_pushed_version_is_not_replaced_by_an_export(root, capfd, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": [], "config": {}, "parents": {"model": {"uri": "somewhere"}}}))
+    code, _, err = run(capfd, "export", str(root / "model"), str(tmp_path))
+    assert code == 2
+    assert "is there already and is no export" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_held_out_text_that_is_gone_is_asked_for(exported, capfd, tmp_path):
+    shutil.copytree(exported, tmp_path / "version")
+    manifest = read_manifest(str(exported))
+    manifest["parents"]["examples"] = {"uri": str(tmp_path / "gone")}
+    (tmp_path / "version" / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = run(capfd, "parity", str(tmp_path / "version"))
+    assert code == 2
+    assert "is no longer at" in err and "--text" in err
+    del manifest["parents"]["student"]
+    (tmp_path / "version" / "manifest.json").write_text(json.dumps(manifest))
+    assert "name it with --student" in run(capfd, "parity", str(tmp_path / "version"))[2]
+
+
+def test_a_model_that_is_too_large_is_told_before_it_is_loaded(root, capfd, monkeypatch):
+    from gemma_tf_distill.export import standalone
+
+    sizes = standalone.describe_source(str(root / "model")) | {"vocabulary_size": 20_000_000}
+    monkeypatch.setattr(standalone, "describe_source", lambda source: sizes)
+    monkeypatch.setattr(standalone, "load_teacher", lambda source: pytest.fail("was loaded"))
+    code, _, err = run(capfd, "export", str(root / "model"), str(root / "new"))
+    assert code == 2
+    assert "a .tflite holds 2.1 GB at the most" in err
 
 
 def test_a_damaged_manifest(tmp_path):

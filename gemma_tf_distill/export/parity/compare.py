@@ -16,6 +16,8 @@ TIE = 0.01
 # nothing in common any more. So a runtime may differ from the student in int8 by what two such runs do, sqrt(2) times what int8 makes of
 # the student in float, and not by more than twice that. These are added for models and texts on which int8 hardly makes a difference.
 _NOISE_FACTOR = 2.0
+# Ways that are tried where several words in a tie go on with a text, as many times as it has tokens.
+_WAYS_PER_TOKEN = 4
 _LEAST_TIE, _LEAST_DIFFERENCE, _LEAST_DISAGREEMENT = 0.5, 0.005, 0.02
 
 
@@ -93,14 +95,12 @@ class Predictions:
         return []
 
 
-def compare_completions(
-    path: str, completed: Completed, reference: Reference, integer: bool, max_new_tokens: int
-) -> tuple[float | None, list[str]]:
+def compare_completions(path: str, completed: Completed, reference: Reference, integer: bool) -> tuple[float, list[str]]:
     """Follows greedy completions with the student, token by token, to their end.
 
     Returns:
-      The share of their tokens, the one that ends them included, that are the student's first choice; none for no completions. And the
-      first thing of each that the student would not have written.
+      The share of their tokens, the one that ends them included, that are the student's first choice; and the first thing of each that
+      the student would not have written.
     """
     failures, same = [], list[bool]()
     for index, (prompt, begin) in enumerate(zip(completed.prompts, completed.prompt_ids, strict=True)):
@@ -109,13 +109,13 @@ def compare_completions(
             failures.append(f"{path} reads {prompt[:60]!r} as other tokens than the student")
             continue
         if completed.ids is None:
-            choices, wrong = _follow_text(begin, completed.texts[index], reference, integer, max_new_tokens)
+            choices, wrong = _follow_text(begin, completed.texts[index], reference, integer, completed.max_new_tokens)
         else:
-            choices, wrong = _follow_ids(begin, completed.ids[index], reference, integer, max_new_tokens)
+            choices, wrong = _follow_ids(begin, completed.ids[index], reference, integer, completed.max_new_tokens)
         same += choices
         if wrong:
             failures.append(f"{path} does not write what the student writes: {wrong}")
-    return (float(np.mean(same)) if same else None), failures
+    return (float(np.mean(same)) if same else 0.0), failures
 
 
 def _follow_ids(
@@ -136,34 +136,44 @@ def _follow_ids(
 
 
 def _follow_text(begin: Sequence[int], text: str, reference: Reference, integer: bool, max_new_tokens: int) -> tuple[list[bool], str]:
-    """The same where a runtime tells its text alone: each token is the student's first choice that the text goes on with, or a tie."""
+    """The same where a runtime tells its text alone: some way along first choices and ties writes it, to its end."""
     tokenizer = reference.student.tokenizer
-    stops = stop_ids(tokenizer)
+    stops, margin = stop_ids(tokenizer), tie(reference, integer)
+    text = text.rstrip("\ufffd")
 
     def text_of(ids: Sequence[int]) -> str:
         # The last token may hold only the first bytes of a character.
         return tokenizer.decode(ids).rstrip("\ufffd")
 
-    def goes_on_with(word: int) -> bool:
-        return text == text_of(new) if word in stops else text.startswith(text_of([*new, word]))
-
-    text, new, same = text.rstrip("\ufffd"), list[int](), list[bool]()
-    while len(new) < max_new_tokens:
-        expected = reference.log_probs([*begin, *new], len(begin) + len(new) - 1, integer)[0]
-        best = int(expected.argmax())
-        ties = np.flatnonzero(expected >= expected[best] - tie(reference, integer))
-        fitting = [word for word in ties[np.argsort(-expected[ties], kind="stable")].tolist() if goes_on_with(word)]
-        same.append(bool(fitting) and fitting[0] == best)
-        if not fitting:
-            return same, (
+    # Tokens, and which of them are first choices; the likeliest way is the last one, and so tried first.
+    ways: list[tuple[list[int], list[bool]]] = [([], [])]
+    # The one that wrote most before it was wrong.
+    furthest: tuple[int, list[bool], str] = -1, [], ""
+    for _ in range(_WAYS_PER_TOKEN * max_new_tokens):
+        if not ways:
+            break
+        new, same = ways.pop()
+        written = text_of(new)
+        if len(new) == max_new_tokens:
+            if text == written:
+                return same, ""
+            wrong, fitting = f"{text[-40:]!r} is more than the {max_new_tokens} tokens that were asked for", []
+        else:
+            expected = reference.log_probs([*begin, *new], len(begin) + len(new) - 1, integer)[0]
+            best = int(expected.argmax())
+            ties = np.flatnonzero(expected >= expected[best] - margin)
+            ties = ties[np.argsort(-expected[ties], kind="stable")].tolist()
+            if text == written and any(word in stops for word in ties):
+                return [*same, best in stops], ""
+            fitting = [word for word in ties if word not in stops and text.startswith(text_of([*new, word]))]
+            wrong = (
                 f"after {text_of([*begin, *new])[-60:]!r} ({len(begin) + len(new)} tokens) it goes on with "
-                f"{text[len(text_of(new)) :][:40]!r}, and the student with {tokenizer.piece(best)!r}"
+                f"{text[len(written) :][:40]!r}, and the student with {tokenizer.piece(best)!r}"
             )
-        if fitting[0] in stops:
-            return same, ""
-        new.append(fitting[0])
-    wrong = "" if text == text_of(new) else f"{text[-40:]!r} is more than the {max_new_tokens} tokens that were asked for"
-    return same, wrong
+            ways += [([*new, word], [*same, word == best]) for word in reversed(fitting)]
+        if not fitting and len(written) > furthest[0]:
+            furthest = len(written), [*same, False], wrong
+    return furthest[1:]
 
 
 def tie(reference: Reference, integer: bool) -> float:

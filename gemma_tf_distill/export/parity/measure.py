@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from gemma_tf_distill.config import QuantizationConfig
-from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.errors import ConfigError, UserError
 from gemma_tf_distill.export.files import total_bytes
 from gemma_tf_distill.export.parity.compare import Predictions, compare_completions
 from gemma_tf_distill.export.parity.messages import Request
 from gemma_tf_distill.export.parity.process import runtime_process
 from gemma_tf_distill.export.parity.reference import Reference
-from gemma_tf_distill.export.parity.report import FileParity, ParityError, ParityReport
+from gemma_tf_distill.export.parity.report import FileParity, ParityReport
 from gemma_tf_distill.export.parity.weights import StudentNumbers
 from gemma_tf_distill.gemma.model import Gemma
 
@@ -45,7 +45,8 @@ def measure_parity(
       windows: held-out token ids of one length, each beginning with `<bos>`; of those with padding only the
         longest counts, and that where there are no others.
       quantization: with a scheme, as given to the export.
-      prompts: texts to complete, by default one; those that leave no room in a file's context are left out.
+      prompts: texts to complete, by default one; those that leave no room in a file's context are left out, and where none is left, the
+        empty one is completed as far as it can be.
       max_new_tokens: tokens to add to each.
       progress: called with the number of files that are done.
 
@@ -74,10 +75,11 @@ def _whole(windows: np.ndarray | Sequence[Sequence[int]], pad_id: int) -> tuple[
 
 def _measure_file(format: str, request: Request, numbers: StudentNumbers, reference: Reference) -> FileParity:
     path, integer = request.path, reference.is_integer(format)
-    difference = numbers.difference(format, path)
-    failures = [f"{path} does not hold the student's own numbers: {difference.first}"] if difference.first else []
-    figures: dict[str, Any] = {}
+    equal_fraction, failures, figures = 0.0, list[str](), dict[str, Any]()
     try:
+        equal_fraction, first = numbers.difference(format, path)
+        if first:
+            failures.append(f"{path} does not hold the student's own numbers: {first}")
         with runtime_process(request) as process:
             if format != "litertlm":
                 predictions = Predictions(reference, integer)
@@ -88,17 +90,18 @@ def _measure_file(format: str, request: Request, numbers: StudentNumbers, refere
                 figures |= predictions.figures()
                 failures += predictions.failures(path)
             completed = process.receive()
-            agreement, wrong = compare_completions(path, completed, reference, integer, request.max_new_tokens)
+            agreement, wrong = compare_completions(path, completed, reference, integer)
             failures += wrong
             figures |= {"greedy_agreement": agreement, "completions": dict(zip(completed.prompts, completed.texts, strict=True))}
             figures |= process.receive()._asdict()
-    except ParityError as error:
+    # One file that can't be read or run leaves the others to be measured.
+    except UserError as error:
         failures.append(str(error))
     return FileParity(
         format=format,
         path=path,
         bytes=total_bytes(path),
-        weights_equal_fraction=difference.equal_fraction,
+        weights_equal_fraction=equal_fraction,
         failures=tuple(failures),
         **figures,
     )

@@ -46,12 +46,14 @@ class Completed(NamedTuple):
       prompt_ids: as the runtime's own tokenizer reads them, `<bos>` first.
       ids: the new tokens, without the one that ended them; none where the runtime tells texts only.
       texts: the same as text.
+      max_new_tokens: that were asked for.
     """
 
     prompts: list[str]
     prompt_ids: list[list[int]]
     ids: list[list[int]] | None
     texts: list[str]
+    max_new_tokens: int
 
 
 class Measured(NamedTuple):

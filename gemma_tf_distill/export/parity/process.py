@@ -13,6 +13,9 @@ from typing import Any
 from gemma_tf_distill.export.parity.messages import Request
 from gemma_tf_distill.export.parity.report import ParityError
 
+# Loading a large model, or reading a window with it, takes no longer on any machine that is fit for it.
+_PATIENCE_SECONDS = 1_800
+
 
 class RuntimeProcess:
     """A worker and what it has yet to say; see `worker`."""
@@ -27,8 +30,11 @@ class RuntimeProcess:
           ParityError: if the file can't be run, with what its runtime said.
         """
         try:
+            if not self._connection.poll(_PATIENCE_SECONDS):
+                raise ParityError(f"{self._path} can't be run: its runtime said nothing for {_PATIENCE_SECONDS} seconds")
             message = self._connection.recv()
-        except EOFError:
+        # The second where it ends within a message.
+        except (EOFError, OSError):
             code = self._process.wait()
             self._log.seek(0)
             said = " ".join(self._log.read().decode(errors="replace").split()[-40:])

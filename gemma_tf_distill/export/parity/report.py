@@ -1,6 +1,7 @@
 """What parity found, for programs and for people. Needs no TensorFlow."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,8 +82,14 @@ class ParityReport:
         return [failure for file in self.files for failure in file.failures]
 
     def to_dict(self) -> dict[str, Any]:
-        """`weights_equal_fraction`, `files` (their attributes) and `passed`, as JSON takes them."""
-        files = [dataclasses.asdict(file) for file in self.files]
+        """`weights_equal_fraction`, `files` (their attributes) and `passed`, as JSON takes them: a figure that is no number is null."""
+        files = [
+            {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in dataclasses.asdict(file).items()
+            }
+            for file in self.files
+        ]
         return {"weights_equal_fraction": self.weights_equal_fraction, "files": files, "passed": self.passed}
 
     def render(self) -> str:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from gemma_tf_distill.config import CorpusConfig, QuantizationConfig, config_from_dict
 from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.data.documents import expand_sources, read_shard
 from gemma_tf_distill.data.first_windows import first_windows
 from gemma_tf_distill.data.packing import pack
-from gemma_tf_distill.errors import WeightsError
+from gemma_tf_distill.errors import CorpusError, WeightsError
 from gemma_tf_distill.export.bundle import PLACES
+from gemma_tf_distill.export.generation import exists
 from gemma_tf_distill.export.manifest import read_manifest
 from gemma_tf_distill.export.parity.measure import measure_parity
 from gemma_tf_distill.export.parity.report import ParityReport
@@ -69,13 +69,14 @@ def parity_of_version(
 
 
 def _uri(parents: Mapping[str, Any], name: str) -> str:
-    uri = parents.get(name, {}).get("uri", "")
-    return uri.removeprefix("file://")
+    return parents.get(name, {}).get("uri", "").removeprefix("file://")
 
 
 def _student(source: str, quantization: QuantizationConfig | None) -> Gemma:
+    if not source:
+        raise WeightsError("the manifest does not say which student was exported: name it with --student")
     inside = os.path.join(source, "student")
-    if tf.io.gfile.exists(inside):
+    if exists(inside):
         model = Gemma.load(inside)
     else:
         try:
@@ -87,7 +88,9 @@ def _student(source: str, quantization: QuantizationConfig | None) -> Gemma:
 
 def _windows(parents: Mapping[str, Any], corpus: CorpusConfig, text: str | None, tokenizer: Tokenizer, tokens: int) -> np.ndarray:
     examples = _uri(parents, "examples")
-    if text is None and examples and tf.io.gfile.exists(examples):
+    if text is None and examples:
+        if not exists(examples):
+            raise CorpusError(f"the text that was held out is no longer at {examples}: name another one with --text")
         return first_windows(split_files(examples, "heldout"), corpus.window, tokens)
     section = corpus if text is None else CorpusConfig(source=text, window=corpus.window)
     documents = (document.text for shard in expand_sources(section) for document in read_shard(shard))

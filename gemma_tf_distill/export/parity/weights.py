@@ -7,8 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from gemma_tf_distill.config import QuantizationConfig
+from gemma_tf_distill.errors import MissingExtraError, UserError, WeightsError
 from gemma_tf_distill.export.litert_lm_runtime import tflite_section
 from gemma_tf_distill.export.litert_quantization import StoredWeight, stored_weights
+from gemma_tf_distill.export.litert_runtime import check_whole
 from gemma_tf_distill.gemma.functional import weights_of
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import quantized_weights
@@ -70,8 +72,25 @@ class StudentNumbers:
         self._matrices = set(matmul_shapes(student.config))
 
     def difference(self, format: str, path: str) -> Difference:
-        """Compares all weights of a file; in `.tflite` and `.litertlm`, which fold norms into constants of the graph, all matrices."""
-        stored = {"saved_model": _saved_model, "tflite": _tflite, "litertlm": _litertlm, "hugging_face": _hugging_face}[format](path)
+        """Compares all weights of a file; in `.tflite` and `.litertlm`, which fold norms into constants of the graph, all matrices.
+
+        Raises:
+          WeightsError: if the file is damaged.
+          MissingExtraError: if the package that reads it is not installed.
+        """
+        reader = {"saved_model": _saved_model, "tflite": _tflite, "litertlm": _litertlm, "hugging_face": _hugging_face}[format]
+        try:
+            return self._difference(format, reader(path))
+        except UserError:
+            raise
+        except ImportError as error:
+            extra = "transformers" if format == "hugging_face" else "litert"
+            raise MissingExtraError(error.name or str(error), extra, f"reading {path}") from error
+        # What a damaged file makes flatbuffers, TensorFlow and safetensors raise has no class in common.
+        except Exception as error:
+            raise WeightsError(f"{path} is damaged ({' '.join(str(error).split())[:200]}): copy or export it again") from error
+
+    def _difference(self, format: str, stored: Iterator[tuple[str, StoredWeight]]) -> Difference:
         expected: Mapping[str, StoredWeight] = self._float if format == "hugging_face" else {**self._float, **self._integers}
         names = self._matrices if format in ("tflite", "litertlm") else set(expected)
         equal, total, wrong, missing = 0, 0, dict[str, str](), set(names)
@@ -108,6 +127,7 @@ def _compare(found: StoredWeight, expected: StoredWeight) -> tuple[int, str]:
 
 
 def _tflite(path: str) -> Iterator[tuple[str, StoredWeight]]:
+    check_whole(path)
     with open(path, "rb") as file:
         content = file.read()
     yield from stored_weights(content)

@@ -39,7 +39,8 @@ def main(descriptor: int) -> None:
             context_length = generator.context_length
             # Its benchmark loads the file anew, and the peak is to be that of one.
             del generator
-            connection.send(_measured(*measure_litert_lm(request.path, context_length, request.begin, _TIMED_TOKENS)))
+            new = min(_TIMED_TOKENS, context_length - request.begin)
+            connection.send(_measured(*measure_litert_lm(request.path, context_length, request.begin, new)))
             return
         assert isinstance(generator, TokenGenerator)
         for window in request.windows:
@@ -74,24 +75,26 @@ def _long_windows(model: TokenModel, request: Request) -> list[LongWindow]:
 
 
 def _completed(generator: TokenGenerator, request: Request) -> Completed:
-    fitting = _fitting(generator.codec.encode, request, generator.context_length)
-    if isinstance(generator.model, SavedModelModel) and fitting:
+    fitting, count = _fitting(generator.codec.encode, request, generator.context_length)
+    if isinstance(generator.model, SavedModelModel):
         # As a server calls it: all prompts at once, in one graph.
-        new = generator.model.generate(list(fitting), request.max_new_tokens)
+        new = generator.model.generate(list(fitting), count)
     else:
-        new = [list(generator.token_ids(ids, request.max_new_tokens)) for ids in fitting.values()]
-    return Completed(list(fitting), list(fitting.values()), new, [generator.codec.decode(ids) for ids in new])
+        new = [list(generator.token_ids(ids, count)) for ids in fitting.values()]
+    return Completed(list(fitting), list(fitting.values()), new, [generator.codec.decode(ids) for ids in new], count)
 
 
 def _completed_texts(generator: LiteRtLmGenerator, request: Request) -> Completed:
-    fitting = _fitting(generator.model.encode, request, generator.context_length)
-    texts = ["".join(generator.generate(prompt, request.max_new_tokens)) for prompt in fitting]
-    return Completed(list(fitting), list(fitting.values()), None, texts)
+    fitting, count = _fitting(generator.model.encode, request, generator.context_length)
+    texts = ["".join(generator.generate(prompt, count)) for prompt in fitting]
+    return Completed(list(fitting), list(fitting.values()), None, texts, count)
 
 
-def _fitting(encode: Callable[[str], list[int]], request: Request, context_length: int) -> dict[str, list[int]]:
+def _fitting(encode: Callable[[str], list[int]], request: Request, context_length: int) -> tuple[dict[str, list[int]], int]:
+    """The prompts that leave room for the tokens that are asked for, and these; else the empty prompt, and what it leaves."""
     tokenized = {prompt: encode(prompt) for prompt in request.prompts}
-    return {prompt: ids for prompt, ids in tokenized.items() if len(ids) + request.max_new_tokens <= context_length}
+    fitting = {prompt: ids for prompt, ids in tokenized.items() if len(ids) + request.max_new_tokens <= context_length}
+    return (fitting, request.max_new_tokens) if fitting else ({"": encode("")}, min(request.max_new_tokens, context_length - 1))
 
 
 def _speed(generator: TokenGenerator, request: Request) -> tuple[float, float]:
