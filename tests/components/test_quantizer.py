@@ -112,7 +112,7 @@ def test_a_quantised_student_leaves_the_pipeline_as_integers(root, distilled):
     for name, value in weights.items():
         np.testing.assert_array_equal(value, rounded[name], err_msg=name)
 
-    export(str(folder), str(root / "model"), exporter_config(settings(root)))
+    export(str(folder), str(root / "examples"), str(root / "model"), exporter_config(settings(root)))
     report = json.loads((root / "model" / "export.json").read_text())
     assert report["quantization"] == {"scheme": "int4_block32", "overrides": {}}
     content = (root / "model" / "files" / "model.tflite").read_bytes()
