@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard scripts/*.sh)
 setup: $(STAMP) ## uv, Python 3.11, .venv, and all that runs, tests and benchmarks need
 
 .PHONY: demo
-demo: $(STAMP) ## the main job: distils the real Gemma 3 270M and pushes a model (19 minutes on 2 cores)
+demo: $(STAMP) ## the main job: distils the real Gemma 3 270M and pushes a model (20 minutes on 2 cores)
 	$(BIN)/gemma-distill run demo $(ARGS)
 
 .PHONY: quick
