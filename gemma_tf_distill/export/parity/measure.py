@@ -34,7 +34,8 @@ def measure_parity(
     A file passes if all of its weights are the student's, to the bit; if in every window, and all along its greedy completions, the word
     it chooses is no further than a tie behind the student's own first choice; and if its completions end where the student's would. A
     tie is 0.01 nats. Where the runtime multiplies integers, it is compared with the student whose products get their inputs in int8, as
-    LiteRT's kernels do it; choices and log-probabilities may differ by twice what int8 makes of the student in float, see `compare`.
+    LiteRT's kernels do it; choices and log-probabilities may differ, in the mean, by twice what int8 makes of the student in float, see
+    `compare`.
 
     Of each window the first half is read at once, and the predictions in the rest are compared; so are some that are made one by one after
     longer texts, one for each length that a `.tflite` reads at once.
