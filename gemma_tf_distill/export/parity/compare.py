@@ -143,43 +143,56 @@ def _follow_ids(
 
 
 def _follow_text(begin: Sequence[int], text: str, reference: Reference, integer: bool, max_new_tokens: int) -> tuple[list[bool], str]:
-    """The same where a runtime tells its text alone: some way along first choices and ties writes it, to its end."""
+    """The same where a runtime tells its text alone: some way along first choices and ties writes it, to its end.
+
+    Where the runtime multiplies integers, the text's own next token is one way more, and how far all choices are behind counts in the mean.
+    """
     tokenizer = reference.student.tokenizer
-    stops, margin = stop_ids(tokenizer), tie(reference, integer)
+    stops, limit = stop_ids(tokenizer), tie(reference, integer)
     text = text.rstrip("\ufffd")
 
     def text_of(ids: Sequence[int]) -> str:
         # The last token may hold only the first bytes of a character.
         return tokenizer.decode(ids).rstrip("\ufffd")
 
-    # Tokens, and which of them are first choices; the likeliest way is the last one, and so tried first.
-    ways: list[tuple[list[int], list[bool]]] = [([], [])]
+    # Tokens, and how far each choice is behind the first; the likeliest way is the last one, and so tried first.
+    ways: list[tuple[list[int], list[float]]] = [([], [])]
     # The one that wrote most before it was wrong.
     furthest: tuple[int, list[bool], str] = -1, [], ""
     for _ in range(_WAYS_PER_TOKEN * max_new_tokens):
         if not ways:
             break
-        new, same = ways.pop()
+        new, behind = ways.pop()
         written = text_of(new)
-        if len(new) == max_new_tokens:
-            if text == written:
-                return same, ""
-            wrong, fitting = f"{text[-40:]!r} is more than the {max_new_tokens} tokens that were asked for", []
-        else:
+        ended = text == written and len(new) == max_new_tokens
+        fitting: list[int] = []
+        if len(new) < max_new_tokens:
             expected = reference.log_probs([*begin, *new], len(begin) + len(new) - 1, integer)[0]
             best = int(expected.argmax())
-            ties = np.flatnonzero(expected >= expected[best] - margin)
-            ties = ties[np.argsort(-expected[ties], kind="stable")].tolist()
-            if text == written and any(word in stops for word in ties):
-                return [*same, best in stops], ""
-            fitting = [word for word in ties if word not in stops and text.startswith(text_of([*new, word]))]
+            stop = _likeliest_stop(reference, expected)
+            if text == written and (integer or expected[best] - expected[stop] <= limit):
+                behind, ended = [*behind, float(expected[best] - expected[stop])], True
+            else:
+                ties = np.flatnonzero(expected >= expected[best] - limit)
+                words = ties[np.argsort(-expected[ties], kind="stable")].tolist()
+                words += tokenizer.encode(text[len(written) :])[:1] if integer else []
+                fitting = [word for word in dict.fromkeys(words) if word not in stops and text.startswith(text_of([*new, word]))]
+                ways += [([*new, word], [*behind, float(expected[best] - expected[word])]) for word in reversed(fitting)]
+        same = [distance == 0 for distance in behind]
+        if ended and np.mean(behind) <= limit:
+            return same, ""
+        if fitting or len(written) <= furthest[0]:
+            continue
+        if ended:
+            wrong = f"its choices are {np.mean(behind):.3f} nats behind the student's in the mean"
+        elif len(new) == max_new_tokens:
+            wrong = f"{text[-40:]!r} is more than the {max_new_tokens} tokens that were asked for"
+        else:
             wrong = (
                 f"after {text_of([*begin, *new])[-60:]!r} ({len(begin) + len(new)} tokens) it goes on with "
                 f"{text[len(written) :][:40]!r}, and the student with {tokenizer.piece(best)!r}"
             )
-            ways += [([*new, word], [*same, word == best]) for word in reversed(fitting)]
-        if not fitting and len(written) > furthest[0]:
-            furthest = len(written), [*same, False], wrong
+        furthest = len(written), [*same, False], wrong
     return furthest[1:]
 
 
