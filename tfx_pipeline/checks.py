@@ -1,10 +1,9 @@
 """Looks at what a config names before anything is computed, so that a mistake costs seconds."""
 
-import importlib.util
-
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.check import check_corpus
-from gemma_tf_distill.errors import ConfigError, MissingExtraError
+from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.export.packages import check_export_packages, check_package
 
 
 def check_inputs(config: Config) -> None:
@@ -16,21 +15,21 @@ def check_inputs(config: Config) -> None:
       ConfigError: if the student does not fit the teacher, the quantisation the student, or the student a `.tflite`.
       CorpusError: if the corpus can't be read or has no documents.
     """
-    _check_package("tfx", "tfx", "gemma-distill run")
+    check_package("tfx", "tfx", "gemma-distill run")
+    check_export_packages(config.export, config.quantization)
     # First, since it needs no TensorFlow: most mistakes are told within a second or two.
     check_corpus(config.corpus)
     _check_models(config)
 
 
 def _check_models(config: Config) -> None:
-    from gemma_tf_distill.export.checks import check_packages, check_sizes
+    from gemma_tf_distill.export.checks import check_sizes
     from gemma_tf_distill.gemma.presets import preset_architecture
     from gemma_tf_distill.gemma.student import check_layers, student_architecture
     from gemma_tf_distill.gemma.teacher import describe_source, load_tokenizer
     from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
     from gemma_tf_distill.gemma.width_cut import check_cut
 
-    check_packages(config.export, config.quantization)
     teacher = describe_source(config.teacher.source)
     student = config.student
     words = teacher["vocabulary_size"] if isinstance(student.vocabulary, str) else min(teacher["vocabulary_size"], student.vocabulary)
@@ -50,8 +49,3 @@ def _check_models(config: Config) -> None:
     if isinstance(student.vocabulary, int):
         # Of no counts at all, the smallest vocabulary that there can be.
         trim_vocabulary(tokenizer, {}, student.vocabulary)
-
-
-def _check_package(module: str, extra: str, purpose: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise MissingExtraError(module.replace("_", "-"), extra, purpose)

@@ -1,29 +1,13 @@
-"""What an export asks for, before anything is computed."""
+"""What an export asks of a model, before anything is computed."""
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from gemma_tf_distill.config import ExportConfig, QuantizationConfig
-from gemma_tf_distill.errors import MissingExtraError
 from gemma_tf_distill.export.litert import check_size
 from gemma_tf_distill.export.litert_quantization import check_schemes
 from gemma_tf_distill.quantization.layout import matmul_shapes, weight_schemes
-
-
-def check_packages(options: ExportConfig, quantization: QuantizationConfig) -> None:
-    """Raises MissingExtraError for the first package that a format needs and that is not installed."""
-    needed = {
-        "tflite": ("litert", ["ai_edge_litert", *(["ai_edge_quantizer"] if quantization.scheme else [])]),
-        "litertlm": ("litert", ["litert_lm", "litert_lm_builder"]),
-        "hugging_face": ("transformers", ["safetensors", "torch", "transformers"]),
-    }
-    for format in options.formats:
-        extra, modules = needed.get(format, ("", []))
-        for module in modules:
-            if importlib.util.find_spec(module) is None:
-                raise MissingExtraError(module.replace("_", "-"), extra, f"export.formats with {format}")
 
 
 def check_sizes(options: ExportConfig, quantization: QuantizationConfig, sizes: Mapping[str, Any]) -> None:

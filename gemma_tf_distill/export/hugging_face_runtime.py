@@ -86,7 +86,7 @@ class HuggingFaceModel:
             tokens = self._torch.tensor([list(ids)])
             past: Any = self._cache if position else None
             output = self._model(input_ids=tokens, cache=past, use_cache=True, logits_to_keep=kept)
-        self._cache = output.past_key_values
+        self._cache = output.cache
         return output.logits[0].numpy()
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.bundle import export_files
-from gemma_tf_distill.export.checks import check_packages, check_sizes
+from gemma_tf_distill.export.checks import check_sizes
 from gemma_tf_distill.export.files import published
 from gemma_tf_distill.export.manifest import read_manifest, write_documents
 from gemma_tf_distill.export.names import MANIFEST_FILE
+from gemma_tf_distill.export.packages import check_export_packages
 from gemma_tf_distill.export.prompt_templates import default_prompt_template
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.quantization.apply import fake_quantized
@@ -34,7 +35,7 @@ def export_model(config: Config, folder: str, progress: Callable[[int], object] 
     if os.path.exists(folder) and not _is_replaceable(folder):
         raise ConfigError(f"{folder} is there already and is no export: name a folder that is not there yet")
     source = config.teacher.source
-    check_packages(config.export, config.quantization)
+    check_export_packages(config.export, config.quantization)
     check_sizes(config.export, config.quantization, describe_source(source))
     model = load_teacher(source)
     quantization = config.quantization if config.quantization.scheme else None
