@@ -107,9 +107,9 @@ def test_without_tflite_and_prompts_no_teacher_is_needed(folders, tmp_path):
 def test_into_a_bucket_go_files_that_were_run_where_they_can_be(folders):
     # TensorFlow's in-memory file system, with an address such as gs:// has.
     settings = exporter_config(config(folders, formats=["saved_model", "tflite"], prompts=[]))
-    exporter.export(str(folders / "student"), str(folders / "examples"), "ram://bucket/model", settings)
-    assert {"Format-Serving", "export.json", "files"} == {name.rstrip("/") for name in tf.io.gfile.listdir("ram://bucket/model")}
-    with tf.io.gfile.GFile("ram://bucket/model/export.json") as file:
+    exporter.export(str(folders / "student"), str(folders / "examples"), "ram://exported/model", settings)
+    assert {"Format-Serving", "export.json", "files"} == {name.rstrip("/") for name in tf.io.gfile.listdir("ram://exported/model")}
+    with tf.io.gfile.GFile("ram://exported/model/export.json") as file:
         assert json.loads(file.read())["parity"]["passed"]
 
 
