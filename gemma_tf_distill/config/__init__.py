@@ -18,9 +18,9 @@ from gemma_tf_distill.config.sections import (
     StudentConfig,
     StudentSizes,
     TeacherConfig,
-    TrainingConfig,
     WidthCut,
 )
+from gemma_tf_distill.config.training import TrainingConfig
 
 __all__ = [
     "LAYER_MAPPINGS",

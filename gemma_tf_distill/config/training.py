@@ -1,0 +1,57 @@
+"""The section `training`: how a student is trained, and on what."""
+
+import dataclasses
+
+from gemma_tf_distill.config.checking import check
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How the student is trained: AdamW, linear warm-up, cosine decay to a tenth.
+
+    Attributes:
+      epochs: passes over the training windows; a fraction is allowed.
+      batch_size: windows a step.
+      accumulation_steps: parts that a batch is cut into, one forward and backward pass each; the update is that of the whole
+        batch, with the memory of a part.
+      learning_rate: its peak.
+      warmup_fraction: share of the steps that the warm-up takes.
+      weight_decay: AdamW's, on matrices only.
+      clip_norm: global gradient norm above which gradients are scaled down.
+      layer_dropout: the rate at which the last layer is left out at the end of training; earlier layers and steps have less
+        (`ProgressiveDropout`).
+      precision: `float32`, or `mixed_bfloat16` (bfloat16 compute, float32 weights).
+      control: also train the same student on the same tokens without the teacher.
+      checkpoint_every: steps between checkpoints.
+      log_every: steps between scalars on TensorBoard and progress lines.
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 16
+    accumulation_steps: int = 1
+    learning_rate: float = 5e-4
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    layer_dropout: float = 0.0
+    precision: str = "float32"
+    control: bool = True
+    checkpoint_every: int = 50
+    log_every: int = 5
+
+    def __post_init__(self) -> None:
+        check(self.epochs > 0, "training.epochs", "above 0", self.epochs)
+        for name in ("batch_size", "accumulation_steps", "checkpoint_every", "log_every"):
+            check(getattr(self, name) >= 1, f"training.{name}", "at least 1", getattr(self, name))
+        check(
+            self.batch_size % self.accumulation_steps == 0,
+            "training.accumulation_steps",
+            f"a divisor of training.batch_size ({self.batch_size})",
+            self.accumulation_steps,
+        )
+        check(0 <= self.layer_dropout < 1, "training.layer_dropout", "at least 0 and below 1", self.layer_dropout)
+        check(self.learning_rate > 0, "training.learning_rate", "above 0", self.learning_rate)
+        check(0 <= self.warmup_fraction <= 1, "training.warmup_fraction", "between 0 and 1", self.warmup_fraction)
+        check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
+        check(self.clip_norm > 0, "training.clip_norm", "above 0", self.clip_norm)
+        check(self.precision in ("float32", "mixed_bfloat16"), "training.precision", "float32 or mixed_bfloat16", self.precision)
