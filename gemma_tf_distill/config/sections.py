@@ -287,7 +287,7 @@ class Config:
     corpus: CorpusConfig = CorpusConfig()
     student: StudentConfig = StudentConfig()
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
     export: ExportConfig = ExportConfig()
     gates: GatesConfig = GatesConfig(max_perplexity_vs_teacher=3.0)
