@@ -315,6 +315,12 @@ class Config:
             quantized_batch,
         )
         check(
+            self.training.gradient_checkpointing == "none" or self.quantization.scheme is None or self.quantization.products != "fp8",
+            "training.gradient_checkpointing",
+            "none where quantization.activations are fp8, whose histories would follow a recomputed block twice",
+            self.training.gradient_checkpointing,
+        )
+        check(
             "tflite" not in self.export.formats or "fp8_e4m3" not in (self.quantization.scheme, *self.quantization.overrides.values()),
             "export.formats",
             "[saved_model] for a student in fp8_e4m3, since a .tflite holds weights in int4, int8 and float32",

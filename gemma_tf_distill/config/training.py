@@ -20,7 +20,10 @@ class TrainingConfig:
       clip_norm: global gradient norm above which gradients are scaled down.
       layer_dropout: the rate at which the last layer is left out at the end of training; earlier layers and steps have less
         (`ProgressiveDropout`).
+      gradient_checkpointing: `none`, or `blocks`: of each decoder block only its input is kept for the gradient, and the rest is computed
+        again.
       precision: `float32`, or `mixed_bfloat16` (bfloat16 compute, float32 weights).
+      optimizer_dtype: of AdamW's two slots, `float32` or `bfloat16`, which halves them.
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
       log_every: steps between scalars on TensorBoard and progress lines.
@@ -34,7 +37,9 @@ class TrainingConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     layer_dropout: float = 0.0
+    gradient_checkpointing: str = "none"
     precision: str = "float32"
+    optimizer_dtype: str = "float32"
     control: bool = True
     checkpoint_every: int = 50
     log_every: int = 5
@@ -54,4 +59,11 @@ class TrainingConfig:
         check(0 <= self.warmup_fraction <= 1, "training.warmup_fraction", "between 0 and 1", self.warmup_fraction)
         check(self.weight_decay >= 0, "training.weight_decay", "at least 0", self.weight_decay)
         check(self.clip_norm > 0, "training.clip_norm", "above 0", self.clip_norm)
+        check(
+            self.gradient_checkpointing in ("none", "blocks"),
+            "training.gradient_checkpointing",
+            "none or blocks",
+            self.gradient_checkpointing,
+        )
         check(self.precision in ("float32", "mixed_bfloat16"), "training.precision", "float32 or mixed_bfloat16", self.precision)
+        check(self.optimizer_dtype in ("float32", "bfloat16"), "training.optimizer_dtype", "float32 or bfloat16", self.optimizer_dtype)

@@ -12,6 +12,7 @@ import keras_hub
 import tensorflow as tf
 
 from gemma_tf_distill.gemma.activations import embedded, query_and_key
+from gemma_tf_distill.gemma.checkpointing import recomputed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ def forward(
     layer_scales: tf.Tensor | None = None,
     last: int | None = None,
     rows: tf.Tensor | None = None,
+    checkpointing: bool = False,
 ) -> Tapped:
     """Runs a causal text backbone. KerasHub's own dropout, which no Gemma 3 has, stays off.
 
@@ -50,6 +52,7 @@ def forward(
         Huang et al. 2016, section 3): 0 leaves the layer out, 1 changes nothing, to the bit. None: 1 everywhere.
       last: the last layer to run, where the final states are not wanted; none: all layers and the final norm.
       rows: [B, N, D], the tokens' rows of the embedding (`tied_embedding`); none: they are looked up here.
+      checkpointing: keep only what enters each block for the gradient, and compute the rest again (`gemma.checkpointing`).
 
     Raises:
       ValueError: if a layer is named that is not run.
@@ -65,7 +68,7 @@ def forward(
     for index, layer in enumerate(layers[:end]):
         if index in attention_maps:
             maps[index] = _attention_map(layer, x, inputs["padding_mask"])
-        following = layer(x, padding_mask=inputs["padding_mask"])
+        following = recomputed(layer, x, inputs["padding_mask"]) if checkpointing else layer(x, padding_mask=inputs["padding_mask"])
         x = following if layer_scales is None else _scaled(x, following, layer_scales[index])
         if index in hidden_states:
             states[index] = x

@@ -37,6 +37,7 @@ def batch_loss(
     layer_scales: tf.Tensor | None = None,
     seed: tf.Tensor | None = None,
     quantization: ModelQuantization | None = None,
+    checkpointing: bool = False,
 ) -> Metrics:
     """The loss that is differentiated, and its terms, as float32 scalars.
 
@@ -53,6 +54,7 @@ def batch_loss(
       layer_scales: float32 [layers, B], of the student (see `gemma.taps.forward`).
       seed: int32 [2], of dropout.
       quantization: the student's, which then runs as it will be stored; the teacher never does. None: the student runs in float.
+      checkpointing: see `gemma.taps.forward`; of the student, since the teacher has no gradient.
     """
     pairs = LayerPairs() if pairs is None else pairs
     inputs = model_inputs(batch["tokens"])
@@ -66,6 +68,7 @@ def batch_loss(
             attention_maps=pairs.student_attention_maps,
             layer_scales=layer_scales,
             rows=rows,
+            checkpointing=checkpointing,
         )
     student_outputs = StudentOutputs(
         labels=labels,

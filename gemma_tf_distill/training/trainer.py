@@ -159,6 +159,7 @@ class DistillationTrainer:
                 layer_scales=scales,
                 seed=seed,
                 quantization=self._quantization,
+                checkpointing=self._training.gradient_checkpointing == "blocks",
             )
 
         metrics = gradient_accumulation_step(
