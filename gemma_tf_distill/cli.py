@@ -27,7 +27,8 @@ _EXIT_CODES = """exit codes:
   0    done; for run: the model was blessed and pushed
   1    failed; the message names the log (doctor: the demo can't run here)
   2    something that was given is wrong; nothing was left behind
-  3    run: the model did not pass the gates, nothing was pushed; parity: a file is not what the student is
+  3    run: the model did not pass the gates, nothing was pushed; parity: a file is not what the student is;
+       preflight: it does not fit the TPU
   130  interrupted; run goes on from there when it is called again
 """
 
@@ -100,6 +101,20 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--text", metavar="SOURCE", help="on what to compare, as corpus.source (default: what the pipeline held out)")
     parity.add_argument("--tokens", type=_at_least_one, metavar="N", help="how much of it (default: export.parity_tokens)")
     parity.set_defaults(function=_parity)
+
+    preflight = commands.add_parser(
+        "preflight",
+        help="compile the training step and the scorer for a TPU that is not there: do they fit, how fast could they be",
+        epilog="exit code 3: it does not fit",
+    )
+    preflight.add_argument("config", metavar="CONFIG", help=f"a YAML file, or a recipe: {', '.join(recipes())}")
+    preflight.add_argument("--tpu", required=True, metavar="TOPOLOGY", help="generation and grid of chips, such as v5e:2x4")
+    preflight.add_argument(
+        "--words", type=_at_least_one, metavar="N", help="of the student's vocabulary, where the corpus decides (default: the teacher's)"
+    )
+    preflight.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
+    preflight.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
+    preflight.set_defaults(function=_preflight)
 
     doctor = commands.add_parser("doctor", help="show versions, devices, and which weights are in reach")
     doctor.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
@@ -197,6 +212,20 @@ def _parity(options: argparse.Namespace) -> int:
         )
     print(json.dumps(report.to_dict(), indent=2) if options.as_json else report.render())
     return EXIT_OK if report.passed else EXIT_NOT_BLESSED
+
+
+def _preflight(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    with _quiet_stderr() as terminal:
+        from gemma_tf_distill.xla.preflight import preflight
+        from gemma_tf_distill.xla.preflight_text import render
+
+        def tell(line: str) -> None:
+            os.write(terminal, f"{line}\n".encode())
+
+        report = preflight(config, options.tpu, words=options.words, tell=tell)
+    print(json.dumps(report.to_dict(), indent=2) if options.as_json else render(report))
+    return EXIT_OK if report.fits else EXIT_NOT_BLESSED
 
 
 def _doctor(options: argparse.Namespace) -> int:

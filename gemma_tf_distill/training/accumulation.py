@@ -100,6 +100,8 @@ def accumulated_gradients(
 
     def part_gradients(part: Batch, index: tf.Tensor) -> tuple[Metrics, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
+            # Variables are watched anyhow; in a `keras.StatelessScope` their values are tensors.
+            tape.watch([variable for variable in variables if isinstance(variable, tf.Tensor)])
             terms = loss_of(part, index)
         gradients = tape.gradient(terms["loss"], variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return terms, [tf.cast(tf.convert_to_tensor(gradient), tf.float32) for gradient in gradients]

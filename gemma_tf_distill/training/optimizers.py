@@ -1,5 +1,7 @@
 """AdamW with a linear warm-up and a cosine decay, the recipe of most language-model papers."""
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -35,13 +37,16 @@ class AdamWithSmallSlots(keras.optimizers.AdamW):
         self.assign_sub(variable, size * first / (tf.sqrt(second) + self.epsilon))
 
 
-def make_optimizer(config: TrainingConfig, total_steps: int, variables: list[keras.Variable]) -> keras.optimizers.AdamW:
+def make_optimizer(
+    config: TrainingConfig, total_steps: int, variables: list[keras.Variable], *, stateless: bool = False
+) -> keras.optimizers.AdamW:
     """An optimizer, built for `variables`; weight decay is left off vectors (norm scales).
 
     Args:
       config: learning rate, warm-up, weight decay and the slots' dtype.
       total_steps: at which the cosine decay ends.
       variables: the trainable variables.
+      stateless: for a `keras.StatelessScope`, in which Keras' optimizers can't be used with TensorFlow.
     """
     warmup = min(round(config.warmup_fraction * total_steps), total_steps - 1)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -52,7 +57,42 @@ def make_optimizer(config: TrainingConfig, total_steps: int, variables: list[ker
         warmup_steps=warmup,
     )
     kind = AdamWithSmallSlots if config.optimizer_dtype == "bfloat16" else keras.optimizers.AdamW
-    optimizer = kind(schedule, weight_decay=config.weight_decay, beta_2=0.95)
+    optimizer = (_stateless(kind) if stateless else kind)(schedule, weight_decay=config.weight_decay, beta_2=0.95)
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
-    optimizer.build(variables)
+    # The counter of steps has a value, and is made outside of the scope; slots have none yet.
+    with keras.StatelessScope(initialize_variables=False) if stateless else contextlib.nullcontext():
+        optimizer.build(variables)
     return optimizer
+
+
+def _stateless(kind: type[keras.optimizers.AdamW]) -> type[keras.optimizers.AdamW]:
+    """The same optimizer, of variables that may have no `tf.Variable`: assignments go through Keras' own, which a scope records."""
+
+    class Stateless(kind):
+        def _var_key(self, variable: keras.Variable) -> int:
+            return id(variable)
+
+        def add_variable_from_reference(
+            self, reference_variable: keras.Variable, name: str | None = None, initializer: str = "zeros"
+        ) -> keras.Variable:
+            dtype = "bfloat16" if kind is AdamWithSmallSlots else reference_variable.dtype
+            return self.add_variable(reference_variable.shape, initializer, dtype, name=f"{reference_variable.name}_{name}")
+
+        def assign(self, variable: keras.Variable, value: tf.Tensor) -> None:
+            variable.assign(tf.cast(value, variable.dtype))
+
+        def assign_add(self, variable: keras.Variable, value: tf.Tensor) -> None:
+            variable.assign(variable.value + tf.cast(value, variable.dtype))
+
+        def assign_sub(self, variable: keras.Variable, value: tf.Tensor) -> None:
+            variable.assign(variable.value - tf.cast(value, variable.dtype))
+
+        def apply(self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]) -> None:
+            rate = self.learning_rate
+            for gradient, variable in zip(grads, trainable_variables, strict=True):
+                if self._use_weight_decay(variable):
+                    self.assign_sub(variable, variable.value * self.weight_decay * rate)
+                self.update_step(gradient, variable, rate)
+            self.assign_add(self.iterations, 1)
+
+    return Stateless

@@ -1,6 +1,6 @@
 """One optimizer step of distillation, compiled by XLA."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -95,12 +95,11 @@ class DistillationTrainer:
             self._check(batch, teacher, student_model)
         key = (id(teacher), id(student_model), id(optimizer), "teacher_ids" in batch)
         if key not in self._steps:
-            variables = self.trainable_variables(teacher, student_model)
             if not optimizer.built:
-                optimizer.build(variables)
+                optimizer.build(self.trainable_variables(teacher, student_model))
 
             def step(batch: Batch) -> Metrics:
-                return self._step(batch, teacher, student_model, optimizer, variables)
+                return self.step(batch, teacher, student_model, optimizer)
 
             # Between replicas gradients are summed, which XLA does on TPUs, where `strategy.run` is compiled as a whole.
             self._steps[key] = step if replicas_in_sync() > 1 else tf.function(step, jit_compile=True)
@@ -127,9 +126,8 @@ class DistillationTrainer:
             self._pairs = LayerPairs.of(self._distillation, teacher, student, seed=self._seed)
         return self._pairs
 
-    def _step(
-        self, batch: Batch, teacher: Gemma | None, student: Gemma, optimizer: keras.Optimizer, variables: Sequence[keras.Variable]
-    ) -> Metrics:
+    def step(self, batch: Batch, teacher: Gemma | None, student: Gemma, optimizer: keras.Optimizer) -> Metrics:
+        """What `train_step` compiles: for a caller that traces it, with arguments that were checked and an optimizer that is built."""
         parts = self._training.accumulation_steps
         pairs = self._layer_pairs(teacher, student)
         iterations = tf.cast(optimizer.iterations.value, tf.int32)
@@ -163,7 +161,14 @@ class DistillationTrainer:
             )
 
         metrics = gradient_accumulation_step(
-            teacher, student, optimizer, batch, parts, loss=loss, variables=variables, clip_norm=self._training.clip_norm
+            teacher,
+            student,
+            optimizer,
+            batch,
+            parts,
+            loss=loss,
+            variables=self.trainable_variables(teacher, student),
+            clip_norm=self._training.clip_norm,
         )
         for name, value in (("alpha", alpha), ("temperature", temperature)):
             if self._learn_from_teacher and tf.is_tensor(value):

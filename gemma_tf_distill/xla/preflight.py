@@ -1,0 +1,310 @@
+"""What a run would take of a TPU, by the TPU compiler's own verdict, before anyone pays for one."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gemma_tf_distill.config import Config
+from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.gemma.abstract import abstract_gemma
+from gemma_tf_distill.gemma.student import student_architecture
+from gemma_tf_distill.gemma.teacher import describe_source
+from gemma_tf_distill.transfer.vocabulary_loss import default_chunk
+from gemma_tf_distill.xla.chips import CHIPS, Chip, chip_of
+from gemma_tf_distill.xla.hlo import Buffer, HloProgram
+from gemma_tf_distill.xla.programs import Program, scorer_program, training_program
+from gemma_tf_distill.xla.tpu_compiler import DoesNotFitError, compile_for_tpu, device_count, lowered
+
+# Where a program that does not fit is compiled once more, to see what is large in it.
+_LARGEST = "v5p"
+_TRIES = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the compiler says of one program on one device.
+
+    Attributes:
+      fits: whether it has room beside its arguments.
+      hbm_bytes: `weights` (the student's and projectors'), `optimizer` (its slots), `teacher`, `batch`, `temporaries` (activations,
+        gradients and all else that lives within a step), `program`, and their `total`.
+      hbm_limit_bytes: what a program can have.
+      flops: of its matrix products, loops counted in full; what checkpointing computes twice counts twice.
+      bytes: to and from memory; 0 where it was compiled for no chip.
+      step_seconds_bound: no execution is faster: products at the chip's peak, bytes at its bandwidth, or gradients between the
+        devices over their links, whichever takes longest.
+      mfu_bound: the model's operations (`model_flops`) over what the chip can do in that time.
+      bound_by: `compute`, `memory` or `links`.
+      largest_buffers: results within the program, largest first.
+    """
+
+    fits: bool
+    hbm_bytes: dict[str, int]
+    hbm_limit_bytes: int
+    flops: int
+    bytes: int
+    step_seconds_bound: float
+    mfu_bound: float
+    bound_by: str
+    largest_buffers: list[Buffer]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, texts and lists."""
+        return dataclasses.asdict(self) | {"largest_buffers": [buffer._asdict() for buffer in self.largest_buffers]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """Verdicts of a config on a topology.
+
+    Attributes:
+      topology: as jax names it.
+      devices: of it, each of which trains on its share of a batch.
+      words: of the vocabulary that was assumed.
+      tokens: that a device reads in one step.
+      training: the training step.
+      scorer: the teacher's scoring of a batch.
+      proposal: settings with which the training step fits, those that have to change included; none where no setting was found.
+      changes: the keys of the config that the proposal changes; empty where it fits as it is.
+    """
+
+    topology: str
+    devices: int
+    words: int
+    tokens: int
+    training: Verdict
+    scorer: Verdict
+    proposal: dict[str, Any] | None
+    changes: dict[str, Any]
+
+    @property
+    def fits(self) -> bool:
+        """Whether both programs fit."""
+        return self.training.fits and self.scorer.fits
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `gemma-distill preflight --json` prints it: the training step's figures, and the scorer's apart."""
+        return {
+            **self.training.to_dict(),
+            "fits": self.fits,
+            "proposal": self.proposal,
+            "changes": self.changes,
+            "topology": self.topology,
+            "devices": self.devices,
+            "words": self.words,
+            "tokens_per_device": self.tokens,
+            "scorer": self.scorer.to_dict(),
+        }
+
+
+def preflight(config: Config, topology: str, *, words: int | None = None, tell: Callable[[str], None] = lambda line: None) -> Preflight:
+    """Compiles a config's training step and scorer for one device of a TPU topology. No weights are allocated, nothing is run.
+
+    Args:
+      config: whose batches are shared by all devices.
+      topology: such as `v5e:2x4`.
+      words: of the student's vocabulary; none: the config's number, and all of the teacher's where the corpus decides.
+      tell: is given a line before each long step.
+
+    Raises:
+      ConfigError: for an unknown topology, a batch that the devices can't share, and a student that is trained for a scheme's numbers
+        only.
+      MissingExtraError: if jax or libtpu is not installed.
+      WeightsError: as of `describe_source`.
+    """
+    chip = chip_of(topology)
+    devices = device_count(topology)
+    _check_share(config, devices)
+    teacher = describe_source(config.teacher.source)
+    if words is None:
+        words = config.student.vocabulary if isinstance(config.student.vocabulary, int) else teacher["vocabulary_size"]
+    if not 1 <= words <= teacher["vocabulary_size"]:
+        raise ConfigError(f"a vocabulary of {words} words: the teacher has {teacher['vocabulary_size']}, choose at most as many")
+
+    def judged(config: Config, topology: str = topology) -> Verdict:
+        tell(f"compiling the training step for {topology}: {_described(config)}")
+        return _judge(
+            _training_program(config, teacher, words, devices), topology, chip, devices, _model_flops(config, teacher, words, devices)
+        )
+
+    training = judged(config)
+    chosen = config if training.fits else _fitting(config, devices, training, judged)
+    tell(f"compiling the teacher's scorer for {topology}: {config.teacher.batch_size} windows of {config.corpus.window} tokens")
+    scorer = _judge(_scorer_program(config, teacher, words), topology, chip, 1, 0)
+    return Preflight(
+        topology=topology,
+        devices=devices,
+        words=words,
+        tokens=config.training.batch_size // devices * config.corpus.window,
+        training=training,
+        scorer=scorer,
+        proposal=None if chosen is None else _settings(chosen, words, devices),
+        changes={} if chosen is None else _changes(config, chosen),
+    )
+
+
+def _check_share(config: Config, devices: int) -> None:
+    unit = devices * config.training.accumulation_steps
+    windows = config.training.batch_size
+    if windows % unit:
+        nearest = [size for size in (windows // unit * unit, (windows // unit + 1) * unit) if size]
+        raise ConfigError(
+            f"training.batch_size is {windows}, which {devices} devices with {config.training.accumulation_steps} accumulation steps each "
+            f"can't share: choose {' or '.join(map(str, nearest))}"
+        )
+
+
+def _student_sizes(config: Config, teacher: Mapping[str, Any], words: int) -> dict[str, Any]:
+    return student_architecture(config.student, teacher) | {"vocabulary_size": words}
+
+
+def _training_program(config: Config, teacher: Mapping[str, Any], words: int, devices: int) -> Program:
+    distillation = config.distillation
+    live = abstract_gemma({**teacher, "vocabulary_size": words}, config.teacher.dtype) if distillation.needs_live_teacher else None
+    return training_program(
+        abstract_gemma(_student_sizes(config, teacher, words), config.training.precision),
+        live,
+        training=config.training,
+        distillation=distillation,
+        windows=config.training.batch_size // devices,
+        window=config.corpus.window,
+        seed=config.seed,
+    )
+
+
+def _scorer_program(config: Config, teacher: Mapping[str, Any], words: int) -> Program:
+    return scorer_program(
+        abstract_gemma({**teacher, "vocabulary_size": words}, config.teacher.dtype),
+        distillation=config.distillation,
+        windows=config.teacher.batch_size,
+        window=config.corpus.window,
+    )
+
+
+def _judge(program: Program, topology: str, chip: Chip, devices: int, model_flops: float) -> Verdict:
+    hlo = lowered(program.function, *program.specs)
+    arguments = {kind: 0 for kind in ("weights", "optimizer", "teacher", "batch")}
+    for kind, spec in zip(program.kinds, program.specs, strict=True):
+        arguments[kind] += math.prod(spec.shape) * spec.dtype.size
+    flops, traffic = hlo.flops(), 0
+    try:
+        executable = compile_for_tpu(hlo, topology, updated=program.updated)
+    except DoesNotFitError as error:
+        memory = {**arguments, "temporaries": error.temporaries, "program": 0}
+        buffers = _buffers_elsewhere(hlo, program.updated)
+    else:
+        stats = executable.hlo.statistics()
+        traffic, buffers = stats.bytes, stats.largest_buffers
+        # Padded by the compiler's layouts, arguments may take more than their numbers.
+        planned = executable.memory
+        padding = planned.arguments - sum(arguments.values())
+        extra = planned.outputs - planned.aliased
+        memory = {**arguments, "temporaries": planned.temporaries + extra + max(0, padding), "program": planned.code}
+    total = sum(memory.values())
+    seconds = {
+        "compute": flops / chip.flops_per_second,
+        "memory": traffic / chip.bytes_per_second,
+        # A ring's all-reduce of the gradients, which is not in the compiled program (Patarasuk & Yuan 2009).
+        "links": 2 * (devices - 1) / devices * arguments["weights"] / chip.link_bytes_per_second,
+    }
+    bound_by = max(seconds, key=lambda name: seconds[name])
+    bound = seconds[bound_by]
+    return Verdict(
+        fits=total <= chip.hbm_bytes,
+        hbm_bytes={**memory, "total": total},
+        hbm_limit_bytes=chip.hbm_bytes,
+        flops=flops,
+        bytes=traffic,
+        step_seconds_bound=bound,
+        mfu_bound=(model_flops or flops) / (bound * chip.flops_per_second),
+        bound_by=bound_by,
+        largest_buffers=buffers,
+    )
+
+
+def _buffers_elsewhere(hlo: HloProgram, updated: int) -> list[Buffer]:
+    try:
+        return compile_for_tpu(hlo, CHIPS[_LARGEST].example, updated=updated).hlo.statistics().largest_buffers
+    except DoesNotFitError:
+        return hlo.statistics().largest_buffers
+
+
+def _model_flops(config: Config, teacher: Mapping[str, Any], words: int, devices: int) -> float:
+    """Operations that a step needs: 6 a weight and token, and 12 times layers, width of attention and length (Chowdhery et al. 2022,
+    appendix B); a live teacher only has a forward pass, a third of it."""
+    tokens = config.training.batch_size // devices * (config.corpus.window - 1)
+
+    def needed(sizes: Mapping[str, Any]) -> float:
+        width, heads = sizes["hidden_dim"], sizes["num_query_heads"] * sizes["head_dim"]
+        block = width * (2 * heads + 2 * sizes["num_key_value_heads"] * sizes["head_dim"] + 3 * sizes["intermediate_dim"])
+        weights = sizes["num_layers"] * block + sizes["vocabulary_size"] * width
+        return 6.0 * weights + 12.0 * sizes["num_layers"] * heads * (config.corpus.window - 1)
+
+    live = needed({**teacher, "vocabulary_size": words}) / 3 if config.distillation.needs_live_teacher else 0
+    return tokens * (needed(_student_sizes(config, teacher, words)) + live)
+
+
+def _fitting(config: Config, devices: int, verdict: Verdict, judged: Callable[[Config], Verdict]) -> Config | None:
+    """The nearest config that fits: checkpointing first, then smaller parts of the same batch, then what changes numbers."""
+    candidate = config
+    for _ in range(_TRIES):
+        lighter = _lighter(candidate, devices, verdict)
+        if lighter is None:
+            return None
+        candidate = lighter
+        verdict = judged(candidate)
+        if verdict.fits:
+            return candidate
+    return None
+
+
+def _lighter(config: Config, devices: int, verdict: Verdict) -> Config | None:
+    training = config.training
+    share = training.batch_size // devices
+    room = verdict.hbm_limit_bytes - (verdict.hbm_bytes["total"] - verdict.hbm_bytes["temporaries"])
+    if training.gradient_checkpointing == "none":
+        return _with(config, gradient_checkpointing="blocks")
+    if training.precision == "float32":
+        return _with(config, precision="mixed_bfloat16")
+    if training.optimizer_dtype == "float32" and room < verdict.hbm_bytes["weights"]:
+        # Not even the gradients, in float32 as the weights are, would have room.
+        return _with(config, optimizer_dtype="bfloat16")
+    if training.accumulation_steps < share:
+        wanted = training.accumulation_steps * max(2, math.ceil(verdict.hbm_bytes["temporaries"] / max(1, room)))
+        steps = next((n for n in range(training.accumulation_steps + 1, share + 1) if share % n == 0 and n >= wanted), share)
+        return _with(config, accumulation_steps=steps)
+    return _with(config, optimizer_dtype="bfloat16") if training.optimizer_dtype == "float32" else None
+
+
+def _with(config: Config, **changes: Any) -> Config:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
+
+
+def _settings(config: Config, words: int, devices: int) -> dict[str, Any]:
+    training = config.training
+    part = training.batch_size // devices // training.accumulation_steps * (config.corpus.window - 1)
+    return {
+        "batch_size": training.batch_size,
+        "accumulation_steps": training.accumulation_steps,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "precision": training.precision,
+        "optimizer_dtype": training.optimizer_dtype,
+        "chunk": min(part, default_chunk(part, words)),
+    }
+
+
+def _changes(config: Config, chosen: Config) -> dict[str, Any]:
+    return {
+        f"training.{field.name}": getattr(chosen.training, field.name)
+        for field in dataclasses.fields(config.training)
+        if getattr(chosen.training, field.name) != getattr(config.training, field.name)
+    }
+
+
+def _described(config: Config) -> str:
+    training = config.training
+    parts = f", in {training.accumulation_steps} parts" if training.accumulation_steps > 1 else ""
+    kept = ", blocks computed twice" if training.gradient_checkpointing == "blocks" else ""
+    slots = ", slots in bfloat16" if training.optimizer_dtype == "bfloat16" else ""
+    return f"{training.batch_size} windows of {config.corpus.window} tokens{parts}, {training.precision}{kept}{slots}"

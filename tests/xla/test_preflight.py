@@ -1,0 +1,126 @@
+"""What a TPU would take, of tiny models, by the real compiler."""
+
+import json
+
+import pytest
+
+from gemma_tf_distill.config import config_from_dict
+from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.xla.preflight import preflight
+from gemma_tf_distill.xla.preflight_text import render
+
+pytest.importorskip("jax")
+pytest.importorskip("libtpu")
+
+
+@pytest.fixture(scope="module")
+def teacher_folder(tiny_teacher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("preflight") / "teacher"
+    tiny_teacher.save(folder)
+    return str(folder)
+
+
+def config(teacher_folder, *, window=64, **training):
+    return config_from_dict(
+        {
+            "name": "tiny",
+            "teacher": {"source": teacher_folder, "batch_size": 2},
+            "corpus": {"source": "docstrings:numpy", "window": window},
+            "student": {"layers": [0, 1]},
+            "distillation": {"top_k": 8},
+            "training": {"batch_size": 8, **training},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def small(teacher_folder):
+    lines = []
+    return preflight(config(teacher_folder), "v5e:2x2", tell=lines.append), lines
+
+
+def test_a_small_step_fits_as_it_is(small, tiny_teacher):
+    report, lines = small
+    assert report.fits
+    assert report.changes == {}
+    assert (report.devices, report.tokens, report.words) == (4, 128, tiny_teacher.tokenizer.vocabulary_size)
+    memory = report.training.hbm_bytes
+    backbone = tiny_teacher.backbone
+    embedding = backbone.token_embedding.count_params()
+    block = sum(weight.shape.num_elements() for weight in backbone.transformer_layers[0].weights)
+    assert memory["weights"] == 4 * (embedding + 2 * block + backbone.hidden_dim)
+    # Two slots, the counter of steps and the learning rate's place, if it has one.
+    assert 0 <= memory["optimizer"] - 2 * memory["weights"] <= 16
+    assert memory["total"] == sum(size for kind, size in memory.items() if kind != "total")
+    assert memory["teacher"] == 0
+    assert report.scorer.hbm_bytes["teacher"] == 4 * backbone.count_params()
+    assert [line.split(" for ")[0] for line in lines] == ["compiling the training step", "compiling the teacher's scorer"]
+
+
+def test_the_bounds_follow_from_the_figures(small):
+    verdict = small[0].training
+    seconds = {
+        "compute": verdict.flops / 197e12,
+        "memory": verdict.bytes / 819e9,
+        "links": 1.5 * verdict.hbm_bytes["weights"] / 200e9,
+    }
+    assert verdict.step_seconds_bound == max(seconds.values())
+    assert seconds[verdict.bound_by] == verdict.step_seconds_bound
+    assert 0 < verdict.mfu_bound < 1
+
+
+def test_the_json_has_the_agreed_keys(small):
+    values = json.loads(json.dumps(small[0].to_dict()))
+    assert {
+        "fits",
+        "hbm_bytes",
+        "hbm_limit_bytes",
+        "flops",
+        "bytes",
+        "step_seconds_bound",
+        "mfu_bound",
+        "largest_buffers",
+        "proposal",
+        "scorer",
+    } <= set(values)
+    assert {"weights", "optimizer", "temporaries", "total"} <= set(values["hbm_bytes"])
+    assert values["hbm_limit_bytes"] == 15.75 * 2**30
+    assert values["proposal"]["batch_size"] == 8
+    assert {"name", "shape", "bytes", "operation"} == set(values["largest_buffers"][0])
+
+
+def test_a_step_that_does_not_fit_is_told_so_with_what_does(teacher_folder):
+    # Two million tokens a device: each takes some ten kilobytes, in layouts of 128 numbers.
+    report = preflight(config(teacher_folder, batch_size=4 * 32_768), "v5e:2x2")
+    assert not report.fits
+    assert report.training.hbm_bytes["total"] > report.training.hbm_limit_bytes
+    assert report.training.largest_buffers[0].bytes > 2**27
+    assert report.proposal["gradient_checkpointing"] == "blocks"
+    assert report.changes["training.gradient_checkpointing"] == "blocks"
+    again = config(teacher_folder, batch_size=4 * 32_768, **{key.split(".")[1]: value for key, value in report.changes.items()})
+    assert preflight(again, "v5e:2x2").training.fits
+    text = render(report)
+    assert "DOES NOT FIT" in text
+    assert "the training step fits with --set training.gradient_checkpointing=blocks" in text
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v9:2x2", "'v9:2x2' is no TPU topology that is known here: .*v5e:2x4"),
+        ("v5e", "'v5e' is no TPU topology"),
+        ("v5e:1x1", "libtpu knows no topology 'v5e:1x1' .*such as v5e:2x2"),
+    ],
+)
+def test_an_unknown_topology_is_refused_with_those_that_are_known(teacher_folder, topology, message):
+    with pytest.raises(ConfigError, match=message):
+        preflight(config(teacher_folder), topology)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(teacher_folder):
+    with pytest.raises(
+        ConfigError, match=r"training\.batch_size is 8, which 8 devices with 2 accumulation steps each can't share: choose 16"
+    ):
+        preflight(config(teacher_folder, accumulation_steps=2), "v5e:2x4")
+    with pytest.raises(ConfigError, match="a vocabulary of 100000 words: the teacher has"):
+        preflight(config(teacher_folder), "v5e:2x2", words=100_000)
