@@ -14,7 +14,7 @@ from gemma_tf_distill.config import Config
 
 def distiller_config(config: Config, corpus_fingerprint: str, teacher_fingerprint: str) -> str:
     """What training depends on, as the component's `config`; arguments as of `teacher_scorer_config`."""
-    sections = json.loads(config.to_json("student", "distillation", "training"))
+    sections = json.loads(config.to_json("student", "attention", "distillation", "training"))
     sections["student"].pop("vocabulary")
     teacher = {
         "teacher": config.teacher.source,

@@ -6,8 +6,9 @@ import os
 import keras
 
 from components.distiller.inputs import TrainingInputs, checkpoint_folder, remove_folder, write_metrics
-from gemma_tf_distill.config import DistillationConfig, StudentConfig, TrainingConfig, section_from_json
+from gemma_tf_distill.config import AttentionConfig, DistillationConfig, StudentConfig, TrainingConfig, section_from_json
 from gemma_tf_distill.data.first_windows import first_windows
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.student import build_student, kept_layers
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.gemma.vocabulary import full_vocabulary
@@ -21,6 +22,7 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     settings = json.loads(config)
     training = section_from_json(TrainingConfig, config, "training")
     distillation = section_from_json(DistillationConfig, config, "distillation")
+    attention = EfficientAttention(section_from_json(AttentionConfig, config, "attention"))
     student_config = section_from_json(StudentConfig, config, "student")
     seed = settings["seed"]
     keras.utils.set_random_seed(seed)
@@ -38,7 +40,7 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     live_teacher = with_precision(teacher, settings["teacher_dtype"]) if distillation.needs_live_teacher else None
     del teacher
 
-    evaluate = HeldoutEvaluation(model)
+    evaluate = HeldoutEvaluation(model, attention=attention)
     initial_weights = model.backbone.get_weights()
     initial = evaluate(inputs.heldout)
     checkpoints = checkpoint_folder(student_uri, config, source_digest, examples_uri, tokenizer_uri)
@@ -60,6 +62,7 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
             teacher=live_teacher,
             kept_layers=kept,
             seed=seed,
+            attention=attention,
         )
         with_precision(model, "float32").save(os.path.join(student_uri, name))
         return evaluate(inputs.heldout)

@@ -9,7 +9,15 @@ import tensorflow as tf
 
 from components.artifacts import METRICS_FILE
 from components.distiller.inputs import TrainingInputs, checkpoint_folder, remove_folder, write_metrics
-from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, StudentConfig, TrainingConfig, section_from_json
+from gemma_tf_distill.config import (
+    AttentionConfig,
+    DistillationConfig,
+    QuantizationConfig,
+    StudentConfig,
+    TrainingConfig,
+    section_from_json,
+)
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.student import kept_layers
 from gemma_tf_distill.gemma.teacher import load_teacher
@@ -49,6 +57,7 @@ def quantize(
         teacher=teacher,
         kept_layers=kept,
         seed=settings["seed"],
+        attention=EfficientAttention(section_from_json(AttentionConfig, config, "attention")),
     )
     with_precision(model, "float32").save(os.path.join(quantized_uri, "student"))
     with tf.io.gfile.GFile(os.path.join(student_uri, METRICS_FILE)) as file:

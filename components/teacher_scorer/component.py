@@ -1,5 +1,6 @@
 """TeacherScorer: token windows in, the same windows with the teacher's targets out, by Beam RunInference."""
 
+import dataclasses
 import json
 import os
 
@@ -13,7 +14,7 @@ from components.artifacts import Tokenizer
 from components.failures import user_errors_of_workers
 from components.teacher_scorer.address import target_address, whole_address
 from components.teacher_scorer.handler import TeacherModelHandler
-from gemma_tf_distill.config import Config
+from gemma_tf_distill.config import AttentionConfig, Config
 from gemma_tf_distill.data.batches import count_split, split_files
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
@@ -37,6 +38,7 @@ def teacher_scorer_config(config: Config, corpus_fingerprint: str, teacher_finge
             "batch_size": config.teacher.batch_size,
             "window": config.corpus.window,
             "top_k": config.distillation.top_k,
+            "attention": dataclasses.asdict(config.attention),
             "address": target_address(config, corpus_fingerprint, teacher_fingerprint),
         },
         sort_keys=True,
@@ -74,10 +76,12 @@ def TeacherScorer(
     if settings["top_k"] > words:
         raise ConfigError(f"distillation.top_k is {settings['top_k']}, but the vocabulary has {words} words: choose at most as many")
     files = {split: split_files(examples.uri, split) for split in SPLITS}
+    attention = AttentionConfig(**settings.pop("attention"))
     address = whole_address(settings.pop("address"), vocabulary)
     handler = TeacherModelHandler(
         **settings,
         address=address,
+        attention=attention,
         tokenizer=tokenizer.uri,
         total=sum(count_split(shards, settings["window"])[0] for shards in files.values()),
     )

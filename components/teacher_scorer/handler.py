@@ -10,8 +10,10 @@ import numpy as np
 import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler
 
+from gemma_tf_distill.config import AttentionConfig
 from gemma_tf_distill.data.examples import parse_windows, scored_example, target_example
 from gemma_tf_distill.errors import TargetsError
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.teacher import load_teacher
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
@@ -37,7 +39,17 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
     """Windows (split, serialized tf.Example with `tokens` and `source`) to (split, serialized scored tf.Example)."""
 
     def __init__(
-        self, *, source: str, dtype: str, tokenizer: str, window: int, batch_size: int, top_k: int, address: TargetAddress, total: int
+        self,
+        *,
+        source: str,
+        dtype: str,
+        tokenizer: str,
+        window: int,
+        batch_size: int,
+        top_k: int,
+        address: TargetAddress,
+        total: int,
+        attention: AttentionConfig,
     ):
         """Args:
         source: `teacher.source` of the config.
@@ -48,6 +60,7 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         top_k: words kept for each held-out token.
         address: of the training split's targets.
         total: windows in all, for the progress line.
+        attention: how the teacher computes its.
         """
         self._source = source
         self._dtype = dtype
@@ -57,12 +70,13 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         self._top_k = top_k
         self._address = address
         self._total = total
+        self._attention = EfficientAttention(attention)
 
     def load_model(self) -> _Scorers:
         """Loads the teacher over the student's vocabulary."""
         teacher = load_teacher(self._source, self._dtype, Vocabulary.load(self._tokenizer))
         # Held-out targets are scored at temperature 1, as the metrics want them.
-        best = TargetScorer(teacher, top_k=self._top_k)
+        best = TargetScorer(teacher, top_k=self._top_k, attention=self._attention)
         return _Scorers(train=self._training_scorer(teacher, best), heldout=functools.partial(_heldout_examples, best))
 
     def _training_scorer(self, teacher: Gemma, best: TargetScorer) -> Scorer:
@@ -70,9 +84,11 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         if address.kind == "dense":
             return _unscored_examples
         if address.kind == "sampled":
-            drawer = SampledTargetScorer(teacher, draws=address.words, temperature=address.temperature)
+            drawer = SampledTargetScorer(teacher, draws=address.words, temperature=address.temperature, attention=self._attention)
             return functools.partial(_drawn_examples, drawer)
-        scorer = best if address.temperature == 1 else TargetScorer(teacher, top_k=address.words, temperature=address.temperature)
+        scorer = best
+        if address.temperature != 1:
+            scorer = TargetScorer(teacher, top_k=address.words, temperature=address.temperature, attention=self._attention)
         return functools.partial(_top_k_examples, scorer, math.log(max(address.least_probability, 1e-30)))
 
     def run_inference(self, batch: Sequence[Window], model: _Scorers, inference_args: dict[str, Any] | None = None) -> Iterable[Window]:

@@ -1,5 +1,6 @@
 """The config is the experiment: one frozen object, read from YAML, checked on reading, hashed, stored with every artifact."""
 
+from gemma_tf_distill.config.attention import AttentionConfig
 from gemma_tf_distill.config.distillation import (
     LAYER_MAPPINGS,
     AttentionMapsConfig,
@@ -24,6 +25,7 @@ from gemma_tf_distill.config.training import TrainingConfig
 
 __all__ = [
     "LAYER_MAPPINGS",
+    "AttentionConfig",
     "AttentionMapsConfig",
     "Config",
     "CorpusConfig",

@@ -8,6 +8,7 @@ import hashlib
 import json
 from typing import Any
 
+from gemma_tf_distill.config.attention import AttentionConfig
 from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.config.distillation import DistillationConfig
 from gemma_tf_distill.config.quantization import QuantizationConfig
@@ -286,6 +287,7 @@ class Config:
     teacher: TeacherConfig = TeacherConfig()
     corpus: CorpusConfig = CorpusConfig()
     student: StudentConfig = StudentConfig()
+    attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)

@@ -54,6 +54,14 @@ def query_and_key(attention: Any, normed: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
     return attention.rope_layer(query, start_index=0), attention.rope_layer(key, start_index=0)
 
 
+def attention_mask(block: Any, normed: tf.Tensor, padding_mask: tf.Tensor) -> tf.Tensor:
+    """Where the queries of a block's attention may look, without its sliding window: not 0 at keys that are seen, [B, N, N].
+
+    By the method of the class: the block's own may be replaced (`efficient_attention`).
+    """
+    return type(block)._compute_attention_mask(block, normed, padding_mask, None, None, 0)
+
+
 def block_activations(block: Any, entering: tf.Tensor, padding_mask: tf.Tensor) -> BlockActivations:
     """Runs one `Gemma3DecoderBlock` by its own layers, in its own order.
 
@@ -86,7 +94,7 @@ def gathered_by_heads(block: Any, entering: tf.Tensor, padding_mask: tf.Tensor) 
     """The first norm's output, and what each head gathers: the `attention_input` and `heads` of `BlockActivations`."""
     attention = block.attention
     attention_input = block.pre_attention_norm(entering)
-    mask = block._compute_attention_mask(attention_input, padding_mask, None, None, 0)
+    mask = attention_mask(block, attention_input, padding_mask)
     query, key = query_and_key(attention, attention_input)
     return attention_input, attention._compute_attention(query, key, attention.value_dense(attention_input), mask)
 

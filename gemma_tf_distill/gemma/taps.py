@@ -11,7 +11,7 @@ import keras
 import keras_hub
 import tensorflow as tf
 
-from gemma_tf_distill.gemma.activations import embedded, query_and_key
+from gemma_tf_distill.gemma.activations import attention_mask, embedded, query_and_key
 from gemma_tf_distill.gemma.checkpointing import recomputed
 
 
@@ -105,11 +105,12 @@ def _attention_map(layer: Any, x: tf.Tensor, padding_mask: tf.Tensor) -> tf.Tens
     """The softmax inside a decoder block for its input [B, N, D]: float32 [B, heads, N, N].
 
     The block computes the same again for itself. XLA sees that these are the same operations on the same values, in the same order
-    as KerasHub's, and computes them once; what a map costs is its memory and, where it is trained through, its gradient.
+    as KerasHub's, and computes them once; what a map costs is its memory and, where it is trained through, its gradient. Beside
+    attention in blocks it also costs its time.
     """
     attention = layer.attention
     normed = layer.pre_attention_norm(x)
-    mask = layer._compute_attention_mask(normed, padding_mask, None, None, 0)
+    mask = attention_mask(layer, normed, padding_mask)
     if attention.use_sliding_window_attention:
         mask = attention._mask_sliding_window(mask)
     query, key = query_and_key(attention, normed)

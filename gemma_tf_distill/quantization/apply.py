@@ -18,6 +18,7 @@ import tensorflow as tf
 from gemma_tf_distill.config import QuantizationConfig
 from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.gemma.model import Gemma, new_backbone
+from gemma_tf_distill.gemma.replacing import replaced
 from gemma_tf_distill.quantization.layout import EMBEDDING, MatmulWeight, matmul_weights, weight_schemes
 from gemma_tf_distill.quantization.quantizers import (
     ActivationQuantizer,
@@ -220,12 +221,5 @@ def _around(weight: MatmulWeight, inputs: _Bound, gradients: _Bound | None, trai
         y = former(tf.reshape(inputs(tokens, training), tf.shape(x)), *args, **kwargs)
         return y if gradients is None else gradients(y, training)
 
-    nested = "call" in vars(layer)
-    layer.call = call
-    try:
+    with replaced(layer, "call", call):
         yield
-    finally:
-        if nested:
-            layer.call = former
-        else:
-            del layer.call

@@ -9,6 +9,8 @@ import tensorflow as tf
 from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.gemma.attention_in_place import efficient_attention
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 
 # Words whose probabilities are added up at a time before one of them is drawn.
@@ -32,12 +34,15 @@ class Targets(NamedTuple):
 class TargetScorer:
     """Scores windows with a teacher, in chunks of tokens, so that [tokens, vocabulary] never exists."""
 
-    def __init__(self, teacher: Gemma, *, top_k: int, temperature: float = 1.0, chunk: int = 512):
+    def __init__(
+        self, teacher: Gemma, *, top_k: int, temperature: float = 1.0, chunk: int = 512, attention: EfficientAttention | None = None
+    ):
         """Args:
           teacher: over the vocabulary of the windows.
           top_k: words kept for each token.
           temperature: softens the stored distribution.
           chunk: tokens whose logits exist at a time.
+          attention: how the teacher computes its; none: as KerasHub does.
 
         Raises:
           ConfigError: if `top_k` is below 1 or larger than the vocabulary, or the temperature not above 0.
@@ -51,6 +56,7 @@ class TargetScorer:
         self._top_k = top_k
         self._temperature = temperature
         self._chunk = chunk
+        self._attention = attention
         self._compiled = tf.function(self.score, jit_compile=True)
 
     def score(self, tokens: tf.Tensor) -> Targets:
@@ -60,7 +66,7 @@ class TargetScorer:
             log_probs, ids = tf.math.top_k(softened, k=self._top_k)
             return ids, log_probs
 
-        return _scored(self._teacher, tokens, self._temperature, self._chunk, best)
+        return _scored(self._teacher, tokens, self._temperature, self._chunk, self._attention, best)
 
     def __call__(self, tokens: tf.Tensor) -> Targets:
         """The same, compiled by XLA."""
@@ -75,12 +81,15 @@ class SampledTargetScorer:
     expected as often as in independent draws, and its number differs from that by less than one.
     """
 
-    def __init__(self, teacher: Gemma, *, draws: int, temperature: float = 1.0, chunk: int = 512):
+    def __init__(
+        self, teacher: Gemma, *, draws: int, temperature: float = 1.0, chunk: int = 512, attention: EfficientAttention | None = None
+    ):
         """Args:
           teacher: over the vocabulary of the windows.
           draws: words drawn for each token.
           temperature: softens the distribution that is drawn from.
           chunk: tokens whose logits exist at a time.
+          attention: how the teacher computes its; none: as KerasHub does.
 
         Raises:
           ConfigError: if `draws` is below 1, or the temperature not above 0.
@@ -91,6 +100,7 @@ class SampledTargetScorer:
         self._draws = draws
         self._temperature = temperature
         self._chunk = chunk
+        self._attention = attention
         self._compiled = tf.function(self.score, jit_compile=True)
 
     def score(self, tokens: tf.Tensor, uniforms: tf.Tensor) -> Targets:
@@ -109,7 +119,7 @@ class SampledTargetScorer:
             ids = _words_at(tf.exp(softened), comb)
             return ids, tf.fill(ids.shape, -math.log(self._draws))
 
-        return _scored(self._teacher, tokens, self._temperature, self._chunk, draw, uniforms)
+        return _scored(self._teacher, tokens, self._temperature, self._chunk, self._attention, draw, uniforms)
 
     def __call__(self, tokens: tf.Tensor, uniforms: tf.Tensor) -> Targets:
         """The same, compiled by XLA."""
@@ -121,11 +131,13 @@ def _scored(
     tokens: tf.Tensor,
     temperature: float,
     chunk: int,
+    attention: EfficientAttention | None,
     choose: Callable[..., tuple[tf.Tensor, tf.Tensor]],
     *of_tokens: tf.Tensor,
 ) -> Targets:
     """Runs the teacher, and `choose` on each chunk's log-probabilities float32 [C, V] and its share of `of_tokens` [B, N, ...]."""
-    hidden = teacher.backbone(model_inputs(tokens), training=False)
+    with efficient_attention(teacher.backbone, attention):
+        hidden = teacher.backbone(model_inputs(tokens), training=False)
     labels, _ = labels_and_mask(tokens)
     batch, predictions = labels.shape
     total = batch * predictions

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
+from gemma_tf_distill.gemma.attention_in_place import efficient_attention
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.taps import forward, visible_keys
 from gemma_tf_distill.gemma.tied_embedding import tied_embedding
@@ -38,6 +40,7 @@ def batch_loss(
     seed: tf.Tensor | None = None,
     quantization: ModelQuantization | None = None,
     checkpointing: bool = False,
+    attention: EfficientAttention | None = None,
 ) -> Metrics:
     """The loss that is differentiated, and its terms, as float32 scalars.
 
@@ -55,11 +58,12 @@ def batch_loss(
       seed: int32 [2], of dropout.
       quantization: the student's, which then runs as it will be stored; the teacher never does. None: the student runs in float.
       checkpointing: see `gemma.taps.forward`; of the student, since the teacher has no gradient.
+      attention: how both models compute theirs; none: as KerasHub does.
     """
     pairs = LayerPairs() if pairs is None else pairs
     inputs = model_inputs(batch["tokens"])
     labels, _ = labels_and_mask(batch["tokens"])
-    with forward_as(quantization, training=True) as head_input:
+    with efficient_attention(student.backbone, attention), forward_as(quantization, training=True) as head_input:
         rows, embedding = tied_embedding(student.backbone.token_embedding.embeddings.value, inputs["token_ids"])
         mine = forward(
             student.backbone,
@@ -81,23 +85,26 @@ def batch_loss(
         visible=_visible(student, pairs.student_attention_maps, inputs),
     )
     loss = DistillationLoss(distillation, projectors=pairs.projectors, attention_pairs=pairs.attention_maps)
-    teacher_outputs = _teacher_outputs(batch, inputs, teacher, pairs) if learn_from_teacher else None
+    teacher_outputs = _teacher_outputs(batch, inputs, teacher, pairs, attention) if learn_from_teacher else None
     return loss.compute_loss(student_outputs, teacher_outputs, alpha, temperature, seed=seed, token_count=token_count)
 
 
-def _teacher_outputs(batch: Batch, inputs: Batch, teacher: Gemma | None, pairs: LayerPairs) -> TeacherOutputs:
+def _teacher_outputs(
+    batch: Batch, inputs: Batch, teacher: Gemma | None, pairs: LayerPairs, attention: EfficientAttention | None
+) -> TeacherOutputs:
     stored = {name: batch[name] for name in ("teacher_ids", "teacher_log_probs") if name in batch}
     tapped = [*pairs.teacher_hidden_states, *pairs.teacher_attention_maps]
     if teacher is None or (stored and not tapped):
         return TeacherOutputs(**stored)
-    theirs = forward(
-        teacher.backbone,
-        inputs,
-        hidden_states=pairs.teacher_hidden_states,
-        attention_maps=pairs.teacher_attention_maps,
-        # With stored targets the teacher is only asked for what is compared, and runs no further than that.
-        last=max(tapped) if stored else None,
-    )
+    with efficient_attention(teacher.backbone, attention):
+        theirs = forward(
+            teacher.backbone,
+            inputs,
+            hidden_states=pairs.teacher_hidden_states,
+            attention_maps=pairs.teacher_attention_maps,
+            # With stored targets the teacher is only asked for what is compared, and runs no further than that.
+            last=max(tapped) if stored else None,
+        )
     return TeacherOutputs(
         **stored,
         states=theirs.states,

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
+from gemma_tf_distill.gemma.attention_in_place import efficient_attention
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets
@@ -33,13 +35,15 @@ class HeldoutMetrics(NamedTuple):
 class HeldoutEvaluation:
     """Evaluates one model; compiled once, so that it can be asked again after more training."""
 
-    def __init__(self, model: Gemma, quantization: ModelQuantization | None = None):
+    def __init__(self, model: Gemma, quantization: ModelQuantization | None = None, attention: EfficientAttention | None = None):
         """Args:
         model: the one to evaluate, also after more training.
         quantization: of that model, to evaluate it as it will run, with what enters each product quantised; none: in float.
+        attention: how the model computes its; none: as KerasHub does.
         """
         self._model = model
         self._quantization = quantization
+        self._attention = attention
         self._sums = tf.function(self._batch_sums, jit_compile=True)
 
     def __call__(self, batches: tf.data.Dataset) -> HeldoutMetrics:
@@ -57,7 +61,7 @@ class HeldoutEvaluation:
         labels, mask = labels_and_mask(batch["tokens"])
         count = labels.shape[0] * labels.shape[1]
         backbone = self._model.backbone
-        with forward_as(self._quantization, training=False) as head_input:
+        with efficient_attention(backbone, self._attention), forward_as(self._quantization, training=False) as head_input:
             hidden = head_input(backbone(model_inputs(batch["tokens"]), training=False))
             embedding = backbone.token_embedding.embeddings.value
         terms = SoftAndHardTargets(DistillationConfig(), alpha=0.5, temperature=1.0)

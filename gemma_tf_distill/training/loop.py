@@ -10,6 +10,7 @@ import tensorflow as tf
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
 from gemma_tf_distill.data.examples import model_inputs
 from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.monitoring.progress import progress
 from gemma_tf_distill.quantization.apply import ModelQuantization
@@ -60,6 +61,7 @@ def fit(
     kept_layers: Sequence[int] | None = None,
     seed: int = 0,
     quantization: QuantizationConfig | None = None,
+    attention: EfficientAttention | None = None,
 ) -> None:
     """Trains `student` in place, from the run's last checkpoint where there is one.
 
@@ -74,6 +76,7 @@ def fit(
       kept_layers: the teacher's layers that the student began as, where it did.
       seed: of dropouts, projectors and the student's own words.
       quantization: with a scheme: the student learns as it will be stored, and its matrices lie on their lattices at the end.
+      attention: how student and live teacher compute theirs; none: as KerasHub does.
 
     Raises:
       ConfigError: if a layer mapping, the prompt length or the quantization does not fit.
@@ -99,6 +102,7 @@ def fit(
             pairs=pairs,
             seed=seed,
             quantization=quantized,
+            attention=attention,
         )
 
     trainer = make_trainer(distillation)

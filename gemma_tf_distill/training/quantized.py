@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
 from gemma_tf_distill.config.checking import check
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma, new_backbone
 from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
@@ -43,6 +44,7 @@ def fit_quantized(
     teacher: Gemma | None = None,
     kept_layers: Sequence[int] | None = None,
     seed: int = 0,
+    attention: EfficientAttention | None = None,
 ) -> QuantizedMetrics:
     """Trains a float student in place until its matrices lie on their lattices; arguments as of `fit`, and:
 
@@ -60,13 +62,14 @@ def fit_quantized(
       teacher: over the student's vocabulary, where the targets are the teacher's and `distillation.needs_live_teacher`.
       kept_layers: the teacher's layers that the student began as, where it did.
       seed: of what is random.
+      attention: how student and live teacher compute theirs; none: as KerasHub does.
 
     Raises:
       ConfigError: without a scheme, and as of `fit`.
     """
     check(quantization.scheme is not None, "quantization.scheme", "given for quantised training", quantization.scheme)
     as_it_runs = ModelQuantization(student, quantization)
-    evaluate = HeldoutEvaluation(student, as_it_runs)
+    evaluate = HeldoutEvaluation(student, as_it_runs, attention)
     rounded = evaluate(heldout)
     if quantization.epochs:
         training = dataclasses.replace(
@@ -90,6 +93,7 @@ def fit_quantized(
             kept_layers=kept_layers,
             seed=seed,
             quantization=quantization,
+            attention=attention,
         )
     else:
         as_it_runs.settle()

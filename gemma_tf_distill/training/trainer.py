@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, Schedule, TrainingConfig
 from gemma_tf_distill.errors import ConfigError, WeightsError
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.accumulation import gradient_accumulation_step, replicas_in_sync
@@ -32,6 +33,7 @@ class DistillationTrainer:
         pairs: LayerPairs | None = None,
         seed: int = 0,
         quantization: ModelQuantization | None = None,
+        attention: EfficientAttention | None = None,
     ):
         """Args:
           training: clipping, accumulation, layer dropout.
@@ -42,6 +44,7 @@ class DistillationTrainer:
             and student that `train_step` sees.
           seed: of dropouts.
           quantization: of the student that `train_step` is given, which then learns as it will be stored; none: it learns in float.
+          attention: how student and live teacher compute theirs; none: as KerasHub does.
 
         Raises:
           ConfigError: if something is scheduled and `total_steps` is missing.
@@ -59,6 +62,7 @@ class DistillationTrainer:
         self._pairs = pairs
         self._seed = seed
         self._quantization = quantization
+        self._attention = attention
         self._steps: dict[tuple[int, ...], Callable[[Batch], Metrics]] = {}
 
     def trainable_variables(self, teacher_model: Gemma | None, student_model: Gemma) -> list[keras.Variable]:
@@ -158,6 +162,7 @@ class DistillationTrainer:
                 seed=seed,
                 quantization=self._quantization,
                 checkpointing=self._training.gradient_checkpointing == "blocks",
+                attention=self._attention,
             )
 
         metrics = gradient_accumulation_step(

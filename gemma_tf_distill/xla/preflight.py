@@ -170,6 +170,7 @@ def _training_program(config: Config, teacher: Mapping[str, Any], words: int, de
         windows=config.training.batch_size // devices,
         window=config.corpus.window,
         seed=config.seed,
+        attention=config.attention,
     )
 
 
@@ -179,6 +180,7 @@ def _scorer_program(config: Config, teacher: Mapping[str, Any], words: int) -> P
         distillation=config.distillation,
         windows=config.teacher.batch_size,
         window=config.corpus.window,
+        attention=config.attention,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gemma_tf_distill.config import DistillationConfig, TrainingConfig
+from gemma_tf_distill.config import AttentionConfig, DistillationConfig, TrainingConfig
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.teacher.targets import TargetScorer
 from gemma_tf_distill.training.optimizers import make_optimizer
@@ -43,6 +44,7 @@ def training_program(
     windows: int,
     window: int,
     seed: int = 0,
+    attention: AttentionConfig | None = None,
 ) -> Program:
     """One training step of a replica, its update included, without what replicas tell each other.
 
@@ -54,8 +56,10 @@ def training_program(
       windows: of the replica's share of a batch.
       window: T.
       seed: of dropouts.
+      attention: how both models compute theirs; none: as KerasHub does.
     """
-    trainer = DistillationTrainer(training, distillation, total_steps=_STEPS, seed=seed)
+    blocks = None if attention is None else EfficientAttention(attention)
+    trainer = DistillationTrainer(training, distillation, total_steps=_STEPS, seed=seed, attention=blocks)
     with keras.StatelessScope(initialize_variables=False):
         variables = trainer.trainable_variables(teacher, student)
     optimizer = make_optimizer(training, _STEPS, variables, stateless=True)
@@ -83,7 +87,9 @@ def training_program(
     return _program(step, [*specs, *batch.values()], [*(kind for kind, _ in mapped), *["batch"] * len(batch)], len(changing))
 
 
-def scorer_program(teacher: Gemma, *, distillation: DistillationConfig, windows: int, window: int) -> Program:
+def scorer_program(
+    teacher: Gemma, *, distillation: DistillationConfig, windows: int, window: int, attention: AttentionConfig | None = None
+) -> Program:
     """The teacher's scoring of some windows: its best words and their log-probabilities.
 
     Args:
@@ -91,8 +97,10 @@ def scorer_program(teacher: Gemma, *, distillation: DistillationConfig, windows:
       distillation: how many words, at which temperature.
       windows: of a batch.
       window: T.
+      attention: as of `training_program`.
     """
-    scorer = TargetScorer(teacher, top_k=distillation.top_k, temperature=distillation.stored_temperature)
+    blocks = None if attention is None else EfficientAttention(attention)
+    scorer = TargetScorer(teacher, top_k=distillation.top_k, temperature=distillation.stored_temperature, attention=blocks)
     variables = teacher.backbone.variables
 
     def score(*arguments: tf.Tensor) -> list[tf.Tensor]:

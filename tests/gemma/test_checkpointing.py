@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gemma_tf_distill.config import QuantizationConfig
+from gemma_tf_distill.config import AttentionConfig, QuantizationConfig
+from gemma_tf_distill.gemma.attention_in_place import efficient_attention
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.taps import forward
 from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 
 TOKENS = np.array([[2, 9, 17, 30, 4, 8, 100, 5], [2, 41, 7, 0, 0, 0, 0, 0]], "int32")
 
 
-def states_and_gradients(model, *, checkpointing, quantization=None):
+def states_and_gradients(model, *, checkpointing, quantization=None, attention=None):
     backbone = model.backbone
     variables = [variable.value for variable in backbone.trainable_variables]
     towards = tf.random.stateless_normal([*TOKENS.shape, backbone.hidden_dim], seed=[1, 2])
@@ -23,7 +25,7 @@ def states_and_gradients(model, *, checkpointing, quantization=None):
         inputs = {"token_ids": tokens, "padding_mask": tf.cast(tokens != 0, tf.int32)}
         with tf.GradientTape() as tape:
             # The context is left before the gradient is taken, as it is in training.
-            with forward_as(quantization, training=True):
+            with forward_as(quantization, training=True), efficient_attention(backbone, attention):
                 tapped = forward(backbone, inputs, hidden_states=[1], checkpointing=checkpointing)
             states = tf.cast(tapped.states, tf.float32)
             loss = tf.reduce_sum(states * towards) + tf.reduce_sum(tf.cast(tapped.hidden_states[1], tf.float32) ** 2)
@@ -72,3 +74,12 @@ def test_a_quantised_student_is_recomputed_as_it_was_computed(make_gemma, scheme
     assert_same(*results)
     plain = states_and_gradients(model, checkpointing=False)(tf.constant(TOKENS))
     assert np.abs(plain[0] - results[0][0]).max() > 1e-3
+
+
+def test_attention_in_blocks_is_recomputed_in_blocks(make_gemma):
+    model, tokens = make_gemma(), tf.constant(TOKENS)
+    attention = EfficientAttention(AttentionConfig(use_flash_attention=True, block_size=8))
+    runs = [states_and_gradients(model, checkpointing=checkpointing, attention=attention) for checkpointing in (True, False)]
+    assert_same(*(run(tokens) for run in runs))
+    # The mask of three axes is made nowhere, and so the context was still there when the block was traced.
+    assert "s32[2,8,8]" not in runs[0].experimental_get_compiler_ir(tokens)(stage="hlo")

@@ -39,6 +39,7 @@ def changed(change: dict) -> set[str]:
         ({"training": {"learning_rate": 0.1}}, ("Distiller", "Pusher")),
         ({"student": {"layers": [0, 2]}}, ("Distiller", "Pusher")),
         ({"distillation": {"alpha": 0.9}}, ("Distiller", "Pusher")),
+        ({"attention": {"use_flash_attention": True}}, ("TeacherScorer", "Distiller", "Pusher")),
         ({"export": {"max_new_tokens": 7}}, ("Exporter", "Pusher")),
         ({"teacher": {"batch_size": 3}}, ("TeacherScorer", "Pusher")),
         # Never the Distiller, whose student is in float.

@@ -5,12 +5,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gemma_tf_distill.config import AttentionMapsConfig, DistillationConfig, HiddenStatesConfig, Schedule, TrainingConfig
+from gemma_tf_distill.config import (
+    AttentionConfig,
+    AttentionMapsConfig,
+    DistillationConfig,
+    HiddenStatesConfig,
+    QuantizationConfig,
+    Schedule,
+    TrainingConfig,
+)
 from gemma_tf_distill.data.batches import evaluation_batches, training_batches
 from gemma_tf_distill.data.examples import model_inputs
 from gemma_tf_distill.errors import ConfigError, WeightsError
+from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.student import trim_teacher
 from gemma_tf_distill.gemma.vocabulary import trim_vocabulary
+from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.optimizers import make_optimizer
 from gemma_tf_distill.training.trainer import DistillationTrainer
@@ -107,6 +117,27 @@ def test_a_teacher_over_another_vocabulary_is_refused(scored_windows, make_stude
     trainer = DistillationTrainer(TRAINING, DistillationConfig(targets="dense"))
     with pytest.raises(WeightsError, match="load the teacher over the student's vocabulary"):
         trainer.train_step({"tokens": tokens}, other, student, keras.optimizers.SGD(0.1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantized", [False, True])
+def test_attention_in_blocks_trains_as_kerashub_s(make_student, make_gemma, quantized):
+    tokens = tf.constant(np.random.default_rng(0).integers(4, 300, (4, 28)), tf.int32)
+    distillation = DistillationConfig(targets="dense", attention_maps=AttentionMapsConfig(weight=0.25, mapping="last"))
+    training = TrainingConfig(batch_size=4, accumulation_steps=2)
+    weights, metrics = [], []
+    for attention in (EfficientAttention(AttentionConfig(use_flash_attention=True, block_size=8)), None):
+        student = make_student(num_layers=1)
+        before = student.backbone.get_weights()
+        quantization = ModelQuantization(student, QuantizationConfig(scheme="int8_channel", activations="none")) if quantized else None
+        trainer = DistillationTrainer(training, distillation, total_steps=1, quantization=quantization, attention=attention)
+        step = trainer.train_step({"tokens": tokens}, make_gemma(), student, keras.optimizers.SGD(0.1))
+        metrics.append({name: float(value) for name, value in step.items()})
+        weights.append([after - first for after, first in zip(student.backbone.get_weights(), before, strict=True)])
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-4)
+    for found, expected in zip(*weights, strict=True):
+        # Float32 in another order, and weights that moved by a small part of themselves.
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
 
 EVERYTHING = DistillationConfig(
