@@ -31,6 +31,8 @@ _PUBLIC = {
     "build_student": "gemma_tf_distill.gemma.student",
     "trim_vocabulary": "gemma_tf_distill.gemma.vocabulary",
     "load_generator": "gemma_tf_distill.export.generation",
+    "XlaConfig": "gemma_tf_distill.config",
+    "XLAOptimizer": "gemma_tf_distill.xla.optimizer",
     "UserError": "gemma_tf_distill.errors",
 }
 

@@ -217,8 +217,8 @@ def _parity(options: argparse.Namespace) -> int:
 def _preflight(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     with _quiet_stderr() as terminal:
-        from gemma_tf_distill.xla.preflight import preflight
-        from gemma_tf_distill.xla.preflight_text import render
+        from gemma_tf_distill.preflight.preflight import preflight
+        from gemma_tf_distill.preflight.text import render
 
         def tell(line: str) -> None:
             os.write(terminal, f"{line}\n".encode())

@@ -53,7 +53,8 @@ def test_a_config_is_read_with_defaults_and_types(tmp_path):
 def test_shipped_recipes_are_valid_and_open_with_their_command(recipe):
     config = load_config(recipe)
     assert config.name == recipe
-    assert config.teacher.source == "gguf:package"
+    # What runs on this machine runs on the weights that a package ships.
+    assert config.teacher.source == "gguf:package" or recipe.startswith("tpu_")
     text = recipes()[recipe].read_text()
     assert f"gemma-distill run {recipe}" in text.split("name:")[0]
     assert "saved_model" in config.export.formats

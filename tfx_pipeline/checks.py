@@ -12,7 +12,8 @@ def check_inputs(config: Config) -> None:
     Raises:
       MissingExtraError: if TFX is missing, or what the export needs.
       WeightsError: if the teacher, or the preset that the student's sizes come from, is unknown, out of reach or damaged.
-      ConfigError: if the student does not fit the teacher, the quantisation the student, or the student a `.tflite`.
+      ConfigError: if the student does not fit the teacher, the quantisation the student, or the student a `.tflite`, and for flags that XLA
+        refuses.
       CorpusError: if the corpus can't be read or has no documents.
     """
     check_package("tfx", "tfx", "gemma-distill run")
@@ -20,6 +21,13 @@ def check_inputs(config: Config) -> None:
     # First, since it needs no TensorFlow: most mistakes are told within a second or two.
     check_corpus(config.corpus)
     _check_models(config)
+    _check_compiler(config)
+
+
+def _check_compiler(config: Config) -> None:
+    from gemma_tf_distill.xla.optimizer import check_flags
+
+    check_flags(config.xla)
 
 
 def _check_models(config: Config) -> None:

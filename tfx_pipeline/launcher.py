@@ -86,7 +86,14 @@ def _reason(code: int, error: dict[str, Any] | None) -> str:
 @contextlib.contextmanager
 def _child(config: Config, folder: OutputFolder, runner: str, log: pathlib.Path, lock: int) -> Iterator[subprocess.Popen]:
     """The process that runs the pipeline; when the block ends, so has it."""
-    environment = {**_KEEP_FREED_MEMORY, **os.environ, ENVIRONMENT_VARIABLE: str(folder.progress), "KERAS_BACKEND": "tensorflow"}
+    compiler = config.xla.environment(os.environ)
+    environment = {
+        **_KEEP_FREED_MEMORY,
+        **os.environ,
+        **compiler,
+        ENVIRONMENT_VARIABLE: str(folder.progress),
+        "KERAS_BACKEND": "tensorflow",
+    }
     with log.open("wb") as output:
         # In a session of its own, so that Ctrl-C reaches this process only, and the whole group can be ended. Its standard input
         # is never written to: it is closed when this process ends, in whatever way.

@@ -14,8 +14,10 @@ from gemma_tf_distill.config import Config
 
 def distiller_config(config: Config, corpus_fingerprint: str, teacher_fingerprint: str) -> str:
     """What training depends on, as the component's `config`; arguments as of `teacher_scorer_config`."""
-    sections = json.loads(config.to_json("student", "attention", "distillation", "training"))
+    sections = json.loads(config.to_json("student", "attention", "distillation", "training", "xla"))
     sections["student"].pop("vocabulary")
+    # Where compiled programs are kept changes nothing about them.
+    sections["xla"].pop("cache_dir")
     teacher = {
         "teacher": config.teacher.source,
         "teacher_dtype": config.teacher.dtype,

@@ -6,7 +6,7 @@ import os
 import keras
 
 from components.distiller.inputs import TrainingInputs, checkpoint_folder, remove_folder, write_metrics
-from gemma_tf_distill.config import AttentionConfig, DistillationConfig, StudentConfig, TrainingConfig, section_from_json
+from gemma_tf_distill.config import AttentionConfig, DistillationConfig, StudentConfig, TrainingConfig, XlaConfig, section_from_json
 from gemma_tf_distill.data.first_windows import first_windows
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.student import build_student, kept_layers
@@ -15,6 +15,7 @@ from gemma_tf_distill.gemma.vocabulary import full_vocabulary
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.training.precision import with_precision
+from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
 def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboard_uri: str, config: str, source_digest: str) -> None:
@@ -23,6 +24,7 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     training = section_from_json(TrainingConfig, config, "training")
     distillation = section_from_json(DistillationConfig, config, "distillation")
     attention = EfficientAttention(section_from_json(AttentionConfig, config, "attention"))
+    xla = XLAOptimizer(section_from_json(XlaConfig, config, "xla"))
     student_config = section_from_json(StudentConfig, config, "student")
     seed = settings["seed"]
     keras.utils.set_random_seed(seed)
@@ -63,6 +65,7 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
             kept_layers=kept,
             seed=seed,
             attention=attention,
+            xla=xla,
         )
         with_precision(model, "float32").save(os.path.join(student_uri, name))
         return evaluate(inputs.heldout)

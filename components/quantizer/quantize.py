@@ -15,6 +15,7 @@ from gemma_tf_distill.config import (
     QuantizationConfig,
     StudentConfig,
     TrainingConfig,
+    XlaConfig,
     section_from_json,
 )
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
@@ -24,6 +25,7 @@ from gemma_tf_distill.gemma.teacher import load_teacher
 from gemma_tf_distill.training.loop import Run
 from gemma_tf_distill.training.precision import with_precision
 from gemma_tf_distill.training.quantized import fit_quantized
+from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
 def quantize(
@@ -58,6 +60,7 @@ def quantize(
         kept_layers=kept,
         seed=settings["seed"],
         attention=EfficientAttention(section_from_json(AttentionConfig, config, "attention")),
+        xla=XLAOptimizer(section_from_json(XlaConfig, config, "xla")),
     )
     with_precision(model, "float32").save(os.path.join(quantized_uri, "student"))
     with tf.io.gfile.GFile(os.path.join(student_uri, METRICS_FILE)) as file:

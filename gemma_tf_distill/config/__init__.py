@@ -22,6 +22,7 @@ from gemma_tf_distill.config.sections import (
     WidthCut,
 )
 from gemma_tf_distill.config.training import TrainingConfig
+from gemma_tf_distill.config.xla import XlaConfig
 
 __all__ = [
     "LAYER_MAPPINGS",
@@ -41,6 +42,7 @@ __all__ = [
     "TeacherConfig",
     "TrainingConfig",
     "WidthCut",
+    "XlaConfig",
     "config_from_dict",
     "config_with",
     "load_config",

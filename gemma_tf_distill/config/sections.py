@@ -13,6 +13,7 @@ from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.config.distillation import DistillationConfig
 from gemma_tf_distill.config.quantization import QuantizationConfig
 from gemma_tf_distill.config.training import TrainingConfig
+from gemma_tf_distill.config.xla import XlaConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,6 +291,7 @@ class Config:
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    xla: XlaConfig = dataclasses.field(default_factory=XlaConfig)
     quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
     export: ExportConfig = ExportConfig()
     gates: GatesConfig = GatesConfig(max_perplexity_vs_teacher=3.0)

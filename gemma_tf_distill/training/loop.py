@@ -18,6 +18,7 @@ from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.on_policy import OnPolicySampler
 from gemma_tf_distill.training.optimizers import make_optimizer
 from gemma_tf_distill.training.trainer import DistillationTrainer
+from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 # Of which `adaptive` mappings compare attention patterns, all layers' at once.
 _CALIBRATION_WINDOWS = 4
@@ -62,6 +63,7 @@ def fit(
     seed: int = 0,
     quantization: QuantizationConfig | None = None,
     attention: EfficientAttention | None = None,
+    xla: XLAOptimizer | None = None,
 ) -> None:
     """Trains `student` in place, from the run's last checkpoint where there is one.
 
@@ -77,6 +79,7 @@ def fit(
       seed: of dropouts, projectors and the student's own words.
       quantization: with a scheme: the student learns as it will be stored, and its matrices lie on their lattices at the end.
       attention: how student and live teacher compute theirs; none: as KerasHub does.
+      xla: what compiles a step; none: whole steps, without flags.
 
     Raises:
       ConfigError: if a layer mapping, the prompt length or the quantization does not fit.
@@ -103,6 +106,7 @@ def fit(
             seed=seed,
             quantization=quantized,
             attention=attention,
+            xla=xla,
         )
 
     trainer = make_trainer(distillation)

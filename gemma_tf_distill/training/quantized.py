@@ -17,6 +17,7 @@ from gemma_tf_distill.gemma.model import Gemma, new_backbone
 from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
+from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
 class QuantizedMetrics(NamedTuple):
@@ -45,6 +46,7 @@ def fit_quantized(
     kept_layers: Sequence[int] | None = None,
     seed: int = 0,
     attention: EfficientAttention | None = None,
+    xla: XLAOptimizer | None = None,
 ) -> QuantizedMetrics:
     """Trains a float student in place until its matrices lie on their lattices; arguments as of `fit`, and:
 
@@ -63,6 +65,7 @@ def fit_quantized(
       kept_layers: the teacher's layers that the student began as, where it did.
       seed: of what is random.
       attention: how student and live teacher compute theirs; none: as KerasHub does.
+      xla: what compiles a step; none: whole steps, without flags.
 
     Raises:
       ConfigError: without a scheme, and as of `fit`.
@@ -94,6 +97,7 @@ def fit_quantized(
             seed=seed,
             quantization=quantization,
             attention=attention,
+            xla=xla,
         )
     else:
         as_it_runs.settle()

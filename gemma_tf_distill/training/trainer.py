@@ -15,6 +15,7 @@ from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.progressive_dropout import ProgressiveDropout
 from gemma_tf_distill.training.schedules import value_at
+from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
 class DistillationTrainer:
@@ -34,6 +35,7 @@ class DistillationTrainer:
         seed: int = 0,
         quantization: ModelQuantization | None = None,
         attention: EfficientAttention | None = None,
+        xla: XLAOptimizer | None = None,
     ):
         """Args:
           training: clipping, accumulation, layer dropout.
@@ -45,6 +47,7 @@ class DistillationTrainer:
           seed: of dropouts.
           quantization: of the student that `train_step` is given, which then learns as it will be stored; none: it learns in float.
           attention: how student and live teacher compute theirs; none: as KerasHub does.
+          xla: what compiles a step; none: whole steps, without flags.
 
         Raises:
           ConfigError: if something is scheduled and `total_steps` is missing.
@@ -63,6 +66,7 @@ class DistillationTrainer:
         self._seed = seed
         self._quantization = quantization
         self._attention = attention
+        self._xla = XLAOptimizer() if xla is None else xla
         self._steps: dict[tuple[int, ...], Callable[[Batch], Metrics]] = {}
 
     def trainable_variables(self, teacher_model: Gemma | None, student_model: Gemma) -> list[keras.Variable]:
@@ -106,7 +110,7 @@ class DistillationTrainer:
                 return self.step(batch, teacher, student_model, optimizer)
 
             # Between replicas gradients are summed, which XLA does on TPUs, where `strategy.run` is compiled as a whole.
-            self._steps[key] = step if replicas_in_sync() > 1 else tf.function(step, jit_compile=True)
+            self._steps[key] = step if replicas_in_sync() > 1 else self._xla.compile(step)
         return self._steps[key](batch)
 
     def _check(self, batch: Batch, teacher: Gemma | None, student: Gemma) -> None:

@@ -40,6 +40,8 @@ def changed(change: dict) -> set[str]:
         ({"student": {"layers": [0, 2]}}, ("Distiller", "Pusher")),
         ({"distillation": {"alpha": 0.9}}, ("Distiller", "Pusher")),
         ({"attention": {"use_flash_attention": True}}, ("TeacherScorer", "Distiller", "Pusher")),
+        ({"xla": {"jit_scope": "none"}}, ("Distiller", "Pusher")),
+        ({"xla": {"cache_dir": "compiled"}}, ("Pusher",)),
         ({"export": {"max_new_tokens": 7}}, ("Exporter", "Pusher")),
         ({"teacher": {"batch_size": 3}}, ("TeacherScorer", "Pusher")),
         # Never the Distiller, whose student is in float.

@@ -1,4 +1,4 @@
-"""What a run would take of a TPU, by the TPU compiler's own verdict, before anyone pays for one."""
+"""A config on a TPU that is not there: the training step and the scorer, compiled, weighed, and made to fit."""
 
 import dataclasses
 import math
@@ -10,10 +10,10 @@ from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.abstract import abstract_gemma
 from gemma_tf_distill.gemma.student import student_architecture
 from gemma_tf_distill.gemma.teacher import describe_source
+from gemma_tf_distill.preflight.programs import Program, scorer_program, training_program
 from gemma_tf_distill.transfer.vocabulary_loss import default_chunk
 from gemma_tf_distill.xla.chips import CHIPS, Chip, chip_of
 from gemma_tf_distill.xla.hlo import Buffer, HloProgram
-from gemma_tf_distill.xla.programs import Program, scorer_program, training_program
 from gemma_tf_distill.xla.tpu_compiler import DoesNotFitError, compile_for_tpu, device_count, lowered
 
 # Where a program that does not fit is compiled once more, to see what is large in it.

@@ -1,6 +1,6 @@
 """A preflight's verdicts, for a person."""
 
-from gemma_tf_distill.xla.preflight import Preflight, Verdict
+from gemma_tf_distill.preflight.preflight import Preflight, Verdict
 
 _NAMED = 5
 

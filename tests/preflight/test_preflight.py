@@ -6,8 +6,8 @@ import pytest
 
 from gemma_tf_distill.config import config_from_dict
 from gemma_tf_distill.errors import ConfigError
-from gemma_tf_distill.xla.preflight import preflight
-from gemma_tf_distill.xla.preflight_text import render
+from gemma_tf_distill.preflight.preflight import preflight
+from gemma_tf_distill.preflight.text import render
 
 pytest.importorskip("jax")
 pytest.importorskip("libtpu")
