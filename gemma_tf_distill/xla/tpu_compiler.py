@@ -90,6 +90,7 @@ def tpu_memory(function: Any, *specs: tf.TensorSpec, topology: str = "v5e:2x2") 
       MissingExtraError: if jax or libtpu is not installed.
       DoesNotFitError: if the program does not fit the chip; the compiler says by how much.
     """
+    _require_compiler()
     return compile_for_tpu(lowered(function, *specs), topology).memory
 
 
@@ -133,10 +134,14 @@ def device_count(topology: str) -> int:
         return len(_topology(topology).devices)
 
 
-def _topology(topology: str) -> Any:
+def _require_compiler() -> None:
     for module in ("jax", "libtpu"):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(module, "tpu", "compiling for a TPU")
+
+
+def _topology(topology: str) -> Any:
+    _require_compiler()
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
