@@ -32,21 +32,22 @@ class _Grid:
         self.tiles = self.blocks * (self.reach + 1) - self.reach * (self.reach + 1) // 2
 
     def cut(self, x: tf.Tensor, heads: int) -> tf.Tensor:
-        """[B, T, heads * groups, ...] to [blocks, B, heads, groups * S, ...], padded with zeros.
+        """[B, T, heads * groups, ...] to [blocks, B, heads, S * groups, ...], padded with zeros.
 
+        A token's query heads stay together: with one key head and one window nothing is moved at all.
         The padding needs no mask: it comes last, where no token of the window sees it, and what it sees itself is cut off again.
         """
         groups, rest = x.shape[2] // heads, x.shape[3:]
         x = tf.pad(x, [[0, 0], [0, self.blocks * self.block - self.length]] + [[0, 0]] * (x.shape.rank - 2))
         x = tf.reshape(x, [-1, self.blocks, self.block, heads, groups, *rest])
-        x = tf.transpose(x, [1, 0, 3, 4, 2, *range(5, 5 + rest.rank)])
-        return tf.reshape(x, [self.blocks, -1, heads, groups * self.block, *rest])
+        x = tf.transpose(x, [1, 0, 3, 2, 4, *range(5, 5 + rest.rank)])
+        return tf.reshape(x, [self.blocks, -1, heads, self.block * groups, *rest])
 
     def joined(self, x: tf.Tensor) -> tf.Tensor:
-        """[blocks, B, heads, groups * S, D] to [B, T, heads * groups, D], the inverse of `cut`."""
+        """[blocks, B, heads, S * groups, D] to [B, T, heads * groups, D], the inverse of `cut`."""
         heads, groups, width = x.shape[2], x.shape[3] // self.block, x.shape[4]
-        x = tf.reshape(x, [self.blocks, -1, heads, groups, self.block, width])
-        x = tf.transpose(x, [1, 0, 4, 2, 3, 5])
+        x = tf.reshape(x, [self.blocks, -1, heads, self.block, groups, width])
+        x = tf.transpose(x, [1, 0, 3, 2, 4, 5])
         return tf.reshape(x, [-1, self.blocks * self.block, heads * groups, width])[:, : self.length]
 
     def over_tiles(self, tile: Callable[..., tuple[Any, ...]], state: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -80,12 +81,16 @@ class _Scores:
         self._query = query
         self._key = key
         self._soft_cap = soft_cap
-        # [B, T] each to [blocks, B, S].
-        self._labels = None if labels is None else [grid.cut(x[:, :, None], 1)[:, :, 0] for x in labels]
+        self._groups = query.shape[3] // grid.block
+        self._labels = None
+        if labels is not None:
+            of_queries, of_keys = (x[:, :, None] for x in labels)
+            # To [blocks, B, S * groups] and [blocks, B, S].
+            self._labels = grid.cut(tf.repeat(of_queries, self._groups, axis=2), 1)[:, :, 0], grid.cut(of_keys, 1)[:, :, 0]
 
     def __call__(self, row: tf.Tensor, column: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Float32 [B, heads, groups, S, S], masked, and with a soft cap its slope."""
-        scores = _in_groups(_product(_at(self._query, row), _at(self._key, column), transpose_b=True), self._grid.block)
+        """Float32 [B, heads, S * groups, S], masked, and with a soft cap its slope."""
+        scores = _product(_at(self._query, row), _at(self._key, column), transpose_b=True)
         slope = None
         if self._soft_cap is not None:
             bent = tf.tanh(scores / self._soft_cap)
@@ -94,16 +99,16 @@ class _Scores:
 
     def _seen(self, row: tf.Tensor, column: tf.Tensor) -> tf.Tensor:
         # Of positions that depend on the loop: XLA would evaluate a mask that is made of constants when it compiles, number by number.
-        places = tf.range(self._grid.block)
-        distance = (row - column) * self._grid.block + places[:, None] - places[None, :]
+        of_queries, of_keys = tf.range(self._grid.block * self._groups) // self._groups, tf.range(self._grid.block)
+        distance = (row - column) * self._grid.block + of_queries[:, None] - of_keys[None, :]
         seen = distance >= 0
         if self._grid.window is not None:
             seen = tf.logical_and(seen, distance < self._grid.window)
         if self._labels is None:
             return seen
-        of_queries, of_keys = self._labels
-        same = _at(of_queries, row)[:, :, None] == _at(of_keys, column)[:, None, :]
-        return tf.logical_and(seen, same)[:, None, None]
+        query_labels, key_labels = self._labels
+        same = _at(query_labels, row)[:, :, None] == _at(key_labels, column)[:, None, :]
+        return tf.logical_and(seen, same)[:, None]
 
 
 def tiled_attention(
@@ -152,13 +157,8 @@ def tiled_attention(
     return attend(query, key, value)
 
 
-def _in_groups(x: tf.Tensor, block: int) -> tf.Tensor:
-    """[B, heads, groups * S, ...] to [B, heads, groups, S, ...]."""
-    return tf.reshape(x, [-1, x.shape[1], x.shape[2] // block, block, *x.shape[3:]])
-
-
 def _forward(grid: _Grid, scores_at: _Scores, queries: tf.Tensor, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """What is gathered, [blocks, B, heads, groups * S, D], and float32 logs of the rows' sums [blocks, B, heads, groups, S]."""
+    """What is gathered, [blocks, B, heads, S * groups, D], and float32 logs of the rows' sums [blocks, B, heads, S * groups]."""
 
     def tile(
         row: tf.Tensor,
@@ -176,15 +176,15 @@ def _forward(grid: _Grid, scores_at: _Scores, queries: tf.Tensor, values: tf.Ten
         weights = tf.exp(scores - largest[..., None])
         kept *= tf.exp(former - largest)
         total = kept * total + tf.reduce_sum(weights, axis=-1)
-        added = _product(_of_rows(tf.cast(weights, values.dtype)), _at(values, column))
-        gathered = _of_rows(kept)[..., None] * gathered + added
+        added = _product(tf.cast(weights, values.dtype), _at(values, column))
+        gathered = kept[..., None] * gathered + added
         # A row that saw anything has a total of at least 1, its largest score's own; one that did not has 0, and so has what it gathered.
         # Every tile writes, and the row's last one stays: it is little beside the products.
         divisor = tf.maximum(total, 1.0)
-        outputs = outputs.write(row, tf.cast(gathered / _of_rows(divisor)[..., None], queries.dtype))
+        outputs = outputs.write(row, tf.cast(gathered / divisor[..., None], queries.dtype))
         return largest, total, gathered, outputs, log_sums.write(row, largest + tf.math.log(divisor))
 
-    rows = tf.zeros_like(_in_groups(queries[0, ..., 0], grid.block), tf.float32)
+    rows = tf.zeros_like(queries[0, ..., 0], tf.float32)
     state = (rows, rows, tf.zeros_like(queries[0], tf.float32), _blocks(queries, queries.dtype), _blocks_of(rows, grid.blocks))
     *_, outputs, log_sums = grid.over_tiles(tile, state)
     return outputs.stack(), log_sums.stack()
@@ -204,7 +204,7 @@ def _backward(
     heads, dtype = keys.shape[2], queries.dtype
     # The part of a score's gradient that all scores of a row share: rowsum(P * dP), which is rowsum(O * dO).
     shared = tf.reduce_sum(tf.cast(output, tf.float32) * tf.cast(upstream, tf.float32), axis=-1)
-    shared, upstreams = tf.reshape(grid.cut(shared, heads), tf.shape(log_sums)), grid.cut(upstream, heads)
+    shared, upstreams = grid.cut(shared, heads), grid.cut(upstream, heads)
 
     def tile(
         row: tf.Tensor,
@@ -217,11 +217,11 @@ def _backward(
     ) -> tuple[Any, ...]:
         scores, slope = scores_at(row, column)
         weights = tf.exp(scores - _at(log_sums, row)[..., None])
-        of_weights = _in_groups(_product(_at(upstreams, row), _at(values, column), transpose_b=True), grid.block)
+        of_weights = _product(_at(upstreams, row), _at(values, column), transpose_b=True)
         of_scores = weights * (of_weights - _at(shared, row)[..., None])
         if slope is not None:
             of_scores *= slope
-        weights, of_scores = _of_rows(tf.cast(weights, dtype)), _of_rows(tf.cast(of_scores, dtype))
+        weights, of_scores = tf.cast(weights, dtype), tf.cast(of_scores, dtype)
         of_query = kept * of_query + _product(of_scores, _at(keys, column))
         of_key = of_keys.read(column) + _product(of_scores, _at(queries, row), transpose_a=True)
         of_value = of_values.read(column) + _product(weights, _at(upstreams, row), transpose_a=True)
@@ -244,11 +244,6 @@ def _backward(
 
 def _at(x: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
     return tf.gather(x, block)
-
-
-def _of_rows(x: tf.Tensor) -> tf.Tensor:
-    """The inverse of `_in_groups`: the query heads that share keys enter a product as one matrix."""
-    return tf.reshape(x, [-1, x.shape[1], x.shape[2] * x.shape[3], *x.shape[4:]])
 
 
 def _product(a: tf.Tensor, b: tf.Tensor, **transposed: bool) -> tf.Tensor:
