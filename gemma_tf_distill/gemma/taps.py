@@ -3,7 +3,6 @@
 It runs the backbone's own layers one after the other, so that without taps it equals `backbone(inputs)` to the bit.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -14,7 +13,6 @@ import tensorflow as tf
 
 from gemma_tf_distill.gemma.activations import attention_mask, embedded, query_and_key
 from gemma_tf_distill.gemma.checkpointing import recomputed
-from gemma_tf_distill.gemma.rotations import shared_rotations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,14 +65,13 @@ def forward(
 
     x = embedded(backbone, inputs["token_ids"], rows)
     states, maps = {}, {}
-    with shared_rotations(backbone, x.shape[1]) if x.shape[1] else contextlib.nullcontext():
-        for index, layer in enumerate(layers[:end]):
-            if index in attention_maps:
-                maps[index] = _attention_map(layer, x, inputs["padding_mask"])
-            following = recomputed(layer, x, inputs["padding_mask"]) if checkpointing else layer(x, padding_mask=inputs["padding_mask"])
-            x = following if layer_scales is None else _scaled(x, following, layer_scales[index])
-            if index in hidden_states:
-                states[index] = x
+    for index, layer in enumerate(layers[:end]):
+        if index in attention_maps:
+            maps[index] = _attention_map(layer, x, inputs["padding_mask"])
+        following = recomputed(layer, x, inputs["padding_mask"]) if checkpointing else layer(x, padding_mask=inputs["padding_mask"])
+        x = following if layer_scales is None else _scaled(x, following, layer_scales[index])
+        if index in hidden_states:
+            states[index] = x
     return Tapped(states=backbone.layer_norm(x) if last is None else None, hidden_states=states, attention_maps=maps)
 
 
