@@ -10,13 +10,12 @@ rounds in which the variants take turns. About six minutes on two cores. With --
 import argparse
 import functools
 import json
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import keras_hub
 import tensorflow as tf
+from in_turns import median_seconds
 
 from gemma_tf_distill.config import AttentionConfig
 from gemma_tf_distill.gemma.attention_in_place import efficient_attention
@@ -79,17 +78,6 @@ def call_on_cpu(length: int, attention: EfficientAttention | None, *, local: boo
     states = tf.random.stateless_normal([1, length, HIDDEN], [0, length])
     called: Callable[[], Any] = functools.partial(function, states, tf.ones([1, length], tf.int32))
     return lambda: called()[0]
-
-
-def median_seconds(functions: dict[str, Callable[[], tf.Tensor]], rounds: int) -> dict[str, float]:
-    """Medians, each function once a round; the first round compiles and does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds + 1):
-        for name, function in functions.items():
-            begun = time.perf_counter()
-            function().numpy()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
 def main() -> None:

@@ -9,11 +9,11 @@ take turns, for 8 windows of 127 tokens in float32. About four minutes on two qu
 
 import argparse
 import json
-import statistics
-import time
+from collections.abc import Callable
 
 import keras_hub
 import tensorflow as tf
+from in_turns import median_seconds
 
 from gemma_tf_distill.gemma.presets import preset_architecture
 from gemma_tf_distill.gemma.taps import forward
@@ -45,17 +45,15 @@ def temporaries(checkpointing: bool) -> int:
     return tpu_memory(gradient_step("mixed_bfloat16", checkpointing=checkpointing), tf.TensorSpec(ON_TPU, tf.int32)).temporaries
 
 
-def seconds(rounds: int) -> dict[bool, float]:
-    """Medians with checkpointing (True) and without; the first round compiles and does not count."""
-    steps = {checkpointing: gradient_step("float32", checkpointing=checkpointing) for checkpointing in (False, True)}
+def seconds(rounds: int) -> dict[str, float]:
+    """Medians of a step that keeps its activations, and of one that computes them again."""
     tokens = tf.random.uniform(ON_CPU, 0, 1024, tf.int32, seed=0)
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(rounds + 1):
-        for checkpointing, step in steps.items():
-            begun = time.perf_counter()
-            step(tokens)[0].numpy()
-            times[checkpointing].append(time.perf_counter() - begun)
-    return {checkpointing: statistics.median(values[1:]) for checkpointing, values in times.items()}
+
+    def call(checkpointing: bool) -> Callable[[], tf.Tensor]:
+        step = gradient_step("float32", checkpointing=checkpointing)
+        return lambda: step(tokens)[0]
+
+    return median_seconds({"kept": call(False), "recomputed": call(True)}, rounds)
 
 
 def main() -> None:
@@ -66,9 +64,9 @@ def main() -> None:
     arguments = parser.parse_args()
     kept, recomputed = temporaries(False), temporaries(True)
     times = seconds(arguments.rounds)
-    figures = {"activation_ratio": kept / recomputed, "time_ratio": times[True] / times[False]}
+    figures = {"activation_ratio": kept / recomputed, "time_ratio": times["recomputed"] / times["kept"]}
     print(f"TPU v5e, {LAYERS} layers, {ON_TPU[0]} x {ON_TPU[1]} tokens: temporaries {kept / 2**20:,.0f} and {recomputed / 2**20:,.0f} MiB")
-    print(f"CPU, {ON_CPU[0]} x {ON_CPU[1]} tokens: {times[False]:.3f} and {times[True]:.3f} s a step")
+    print(f"CPU, {ON_CPU[0]} x {ON_CPU[1]} tokens: {times['kept']:.3f} and {times['recomputed']:.3f} s a step")
     if arguments.json:
         print(json.dumps(figures))
 

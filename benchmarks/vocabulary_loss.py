@@ -10,11 +10,10 @@ import argparse
 import dataclasses
 import functools
 import json
-import statistics
-import time
 from collections.abc import Callable
 
 import tensorflow as tf
+from in_turns import median_seconds
 
 from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.transfer.head import head_logits
@@ -102,17 +101,6 @@ def random_inputs(size: Size) -> Tensors:
         return hidden, embedding, labels, normal(size.tokens, size.teacher_width), normal(size.words, size.teacher_width) * size.width**-0.5
     log_probs, ids = tf.math.top_k(tf.nn.log_softmax(3 * normal(size.tokens, size.words)), size.top_k)
     return hidden, embedding, labels, ids, log_probs
-
-
-def median_seconds(functions: dict[str, Callable[[], tf.Tensor]], rounds: int) -> dict[str, float]:
-    """Medians, each function once a round; the first round compiles and does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds + 1):
-        for name, function in functions.items():
-            begun = time.perf_counter()
-            function().numpy()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
 
 
 def times_on_cpu(size: Size, rounds: int) -> dict[str, float]:
