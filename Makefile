@@ -27,7 +27,7 @@ doctor: $(STAMP) ## what this machine has, and whether the demo can run on it
 
 .PHONY: test
 test: $(STAMP) ## the whole test suite; ARGS="-m 'not real_weights'" and the like go to pytest
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@bash scripts/test.sh $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## ruff and mypy

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from gemma_tf_distill.config import AttentionConfig, DistillationConfig, TrainingConfig
+from gemma_tf_distill.gemma.abstract import without_values
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.teacher.targets import TargetScorer
@@ -60,7 +61,7 @@ def training_program(
     """
     blocks = None if attention is None else EfficientAttention(attention)
     trainer = DistillationTrainer(training, distillation, total_steps=_STEPS, seed=seed, attention=blocks)
-    with keras.StatelessScope(initialize_variables=False):
+    with without_values():
         variables = trainer.trainable_variables(teacher, student)
     optimizer = make_optimizer(training, _STEPS, variables, stateless=True)
     parts = {

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from gemma_tf_distill.config import TrainingConfig
+from gemma_tf_distill.gemma.abstract import without_values
 
 # The learning rate ends at this share of its peak, as in the recipes of Chinchilla and Llama.
 FINAL_FRACTION = 0.1
@@ -60,7 +61,7 @@ def make_optimizer(
     optimizer = (_stateless(kind) if stateless else kind)(schedule, weight_decay=config.weight_decay, beta_2=0.95)
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
     # The counter of steps has a value, and is made outside of the scope; slots have none yet.
-    with keras.StatelessScope(initialize_variables=False) if stateless else contextlib.nullcontext():
+    with without_values() if stateless else contextlib.nullcontext():
         optimizer.build(variables)
     return optimizer
 
