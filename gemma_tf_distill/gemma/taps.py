@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.gemma.activations import attention_mask, embedded, query_and_key
 from gemma_tf_distill.gemma.checkpointing import recomputed
+from gemma_tf_distill.gemma.rotations import shared_rotations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,15 @@ def forward(
 
     x = embedded(backbone, inputs["token_ids"], rows)
     states, maps = {}, {}
-    for index, layer in enumerate(layers[:end]):
-        if index in attention_maps:
-            maps[index] = _attention_map(layer, x, inputs["padding_mask"])
-        following = recomputed(layer, x, inputs["padding_mask"]) if checkpointing else layer(x, padding_mask=inputs["padding_mask"])
-        x = following if layer_scales is None else _scaled(x, following, layer_scales[index])
-        if index in hidden_states:
-            states[index] = x
+    padding_mask = inputs["padding_mask"]
+    with shared_rotations(backbone, padding_mask):
+        for index, layer in enumerate(layers[:end]):
+            if index in attention_maps:
+                maps[index] = _attention_map(layer, x, padding_mask)
+            following = recomputed(layer, x, padding_mask) if checkpointing else layer(x, padding_mask=padding_mask)
+            x = following if layer_scales is None else _scaled(x, following, layer_scales[index])
+            if index in hidden_states:
+                states[index] = x
     return Tapped(states=backbone.layer_norm(x) if last is None else None, hidden_states=states, attention_maps=maps)
 
 

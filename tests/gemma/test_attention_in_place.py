@@ -181,3 +181,18 @@ def test_what_tiles_cannot_compute_is_told(make_gemma, change):
         efficient_attention(backbone, IN_BLOCKS).__enter__()
     with efficient_attention(backbone, AT_ONCE):
         pass
+
+
+def test_what_xla_is_given_does_not_grow_with_the_window(tiny_teacher):
+    def program_size(length):
+        @tf.function(jit_compile=True)
+        def states(ids):
+            inputs = {"token_ids": ids, "padding_mask": tf.cast(ids != 0, tf.int32)}
+            with efficient_attention(tiny_teacher.backbone, EfficientAttention(AttentionConfig(use_flash_attention=True))):
+                return forward(tiny_teacher.backbone, inputs, checkpointing=True).states
+
+        spec = tf.TensorSpec([1, length], tf.int32)
+        return len(states.experimental_get_compiler_ir(spec)(stage="hlo_serialized"))
+
+    # Written out for each of the layers, RoPE's tables alone would double it.
+    assert program_size(1024) < 1.2 * program_size(64)
