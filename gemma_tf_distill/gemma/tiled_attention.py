@@ -184,8 +184,8 @@ def _forward(grid: _Grid, scores_at: _Scores, queries: tf.Tensor, values: tf.Ten
         outputs = outputs.write(row, tf.cast(gathered / divisor[..., None], queries.dtype))
         return largest, total, gathered, outputs, log_sums.write(row, largest + tf.math.log(divisor))
 
-    rows = tf.zeros_like(queries[0, ..., 0], tf.float32)
-    state = (rows, rows, tf.zeros_like(queries[0], tf.float32), _blocks(queries, queries.dtype), _blocks_of(rows, grid.blocks))
+    rows = _zeros(queries[0, ..., 0])
+    state = (rows, rows, _zeros(queries[0]), _blocks(queries, queries.dtype), _blocks_of(rows, grid.blocks))
     *_, outputs, log_sums = grid.over_tiles(tile, state)
     return outputs.stack(), log_sums.stack()
 
@@ -233,7 +233,7 @@ def _backward(
         )
 
     state = (
-        tf.zeros_like(queries[0], tf.float32),
+        _zeros(queries[0]),
         _blocks(queries, dtype),
         _blocks(keys, tf.float32),
         _blocks(values, tf.float32),
@@ -250,9 +250,14 @@ def _product(a: tf.Tensor, b: tf.Tensor, **transposed: bool) -> tf.Tensor:
     return tf.cast(tf.matmul(a, b, **transposed), tf.float32)
 
 
+def _zeros(like: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    # `tf.zeros_like` of a static shape is a constant, which TensorFlow writes out in memory, each of them, while it lowers a function.
+    return tf.cast(tf.raw_ops.ZerosLike(x=like), dtype)
+
+
 def _blocks(like: tf.Tensor, dtype: tf.DType) -> tf.TensorArray:
     """Zeros, one element a block, which a loop reads and writes in place."""
-    zeros = tf.zeros_like(like, dtype)
+    zeros = _zeros(like, dtype)
     return tf.TensorArray(dtype, zeros.shape[0], clear_after_read=False, element_shape=zeros.shape[1:]).unstack(zeros)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gemma_tf_distill.config import Config
@@ -14,10 +15,13 @@ from gemma_tf_distill.preflight.programs import Program, scorer_program, trainin
 from gemma_tf_distill.transfer.vocabulary_loss import default_chunk
 from gemma_tf_distill.xla.chips import CHIPS, Chip, chip_of
 from gemma_tf_distill.xla.hlo import Buffer, HloProgram
-from gemma_tf_distill.xla.tpu_compiler import DoesNotFitError, compile_for_tpu, device_count, lowered
+from gemma_tf_distill.xla.tpu_compiler import FULL_EFFORT, LEAST_EFFORT, DoesNotFitError, compile_for_tpu, device_count, lowered
 
 # Where a program that does not fit is compiled once more, to see what is large in it.
 _LARGEST = "v5p"
+# At least effort the compiler planned 3 % less memory for a step of the 1B than at full effort; nearer to the limit than this, relative
+# to it, the full effort decides.
+_CLOSE = 0.1
 _TRIES = 6
 
 
@@ -37,6 +41,8 @@ class Verdict:
       mfu_bound: the model's operations (`model_flops`) over what the chip can do in that time.
       bound_by: `compute`, `memory` or `links`.
       largest_buffers: results within the program, largest first.
+      full_effort: whether the compiler was asked for what runs on the TPU, or for the quickest program, in a third of the time: that one
+        moved a tenth more bytes in a step of the 1B, so that the bound may be that much too high where memory is what bounds.
     """
 
     fits: bool
@@ -48,6 +54,7 @@ class Verdict:
     mfu_bound: float
     bound_by: str
     largest_buffers: list[Buffer]
+    full_effort: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, texts and lists."""
@@ -98,13 +105,16 @@ class Preflight:
         }
 
 
-def preflight(config: Config, topology: str, *, words: int | None = None, tell: Callable[[str], None] = lambda line: None) -> Preflight:
+def preflight(
+    config: Config, topology: str, *, words: int | None = None, full_effort: bool = False, tell: Callable[[str], None] = lambda line: None
+) -> Preflight:
     """Compiles a config's training step and scorer for one device of a TPU topology. No weights are allocated, nothing is run.
 
     Args:
       config: whose batches are shared by all devices.
       topology: such as `v5e:2x4`.
       words: of the student's vocabulary; none: the config's number, and all of the teacher's where the corpus decides.
+      full_effort: compile as the TPU's own run would; else only where the quickest program comes within a tenth of the limit.
       tell: is given a line before each long step.
 
     Raises:
@@ -122,16 +132,22 @@ def preflight(config: Config, topology: str, *, words: int | None = None, tell: 
     if not 1 <= words <= teacher["vocabulary_size"]:
         raise ConfigError(f"a vocabulary of {words} words: the teacher has {teacher['vocabulary_size']}, choose at most as many")
 
-    def judged(config: Config, topology: str = topology) -> Verdict:
-        tell(f"compiling the training step for {topology}: {_described(config)}")
-        return _judge(
-            _training_program(config, teacher, words, devices), topology, chip, devices, _model_flops(config, teacher, words, devices)
-        )
-
-    training = judged(config)
-    chosen = config if training.fits else _fitting(config, devices, training, judged)
     tell(f"compiling the teacher's scorer for {topology}: {config.teacher.batch_size} windows of {config.corpus.window} tokens")
-    scorer = _judge(_scorer_program(config, teacher, words), topology, chip, 1, 0)
+    score = _scorer_program(config, teacher, words)
+    score_hlo = lowered(score.function, *score.specs)
+
+    def judged(config: Config) -> Verdict:
+        tell(f"compiling the training step for {topology}: {_described(config)}")
+        step = _training_program(config, teacher, words, devices)
+        hlo = lowered(step.function, *step.specs)
+        return _judge(step, hlo, topology, chip, devices, _model_flops(config, teacher, words, devices), full_effort)
+
+    # The compiler works on one core for most of a program's time.
+    with ThreadPoolExecutor(1) as beside:
+        scoring = beside.submit(_judge, score, score_hlo, topology, chip, 1, 0, full_effort)
+        training = judged(config)
+        scorer = scoring.result()
+    chosen = config if training.fits else _fitting(config, devices, training, judged)
     return Preflight(
         topology=topology,
         devices=devices,
@@ -184,26 +200,16 @@ def _scorer_program(config: Config, teacher: Mapping[str, Any], words: int) -> P
     )
 
 
-def _judge(program: Program, topology: str, chip: Chip, devices: int, model_flops: float) -> Verdict:
-    hlo = lowered(program.function, *program.specs)
+def _judge(program: Program, hlo: HloProgram, topology: str, chip: Chip, devices: int, model_flops: float, full_effort: bool) -> Verdict:
     arguments = {kind: 0 for kind in ("weights", "optimizer", "teacher", "batch")}
     for kind, spec in zip(program.kinds, program.specs, strict=True):
         arguments[kind] += math.prod(spec.shape) * spec.dtype.size
-    flops, traffic = hlo.flops(), 0
-    try:
-        executable = compile_for_tpu(hlo, topology, updated=program.updated)
-    except DoesNotFitError as error:
-        memory = {**arguments, "temporaries": error.temporaries, "program": 0}
-        buffers = _buffers_elsewhere(hlo, program.updated)
-    else:
-        stats = executable.hlo.statistics()
-        traffic, buffers = stats.bytes, stats.largest_buffers
-        # Padded by the compiler's layouts, arguments may take more than their numbers.
-        planned = executable.memory
-        padding = planned.arguments - sum(arguments.values())
-        extra = planned.outputs - planned.aliased
-        memory = {**arguments, "temporaries": planned.temporaries + extra + max(0, padding), "program": planned.code}
-    total = sum(memory.values())
+    effort = FULL_EFFORT if full_effort else LEAST_EFFORT
+    memory, traffic, buffers = _planned(program, hlo, topology, arguments, effort)
+    if effort != FULL_EFFORT and abs(sum(memory.values()) / chip.hbm_bytes - 1) < _CLOSE:
+        effort = FULL_EFFORT
+        memory, traffic, buffers = _planned(program, hlo, topology, arguments, effort)
+    total, flops = sum(memory.values()), hlo.flops()
     seconds = {
         "compute": flops / chip.flops_per_second,
         "memory": traffic / chip.bytes_per_second,
@@ -222,12 +228,30 @@ def _judge(program: Program, topology: str, chip: Chip, devices: int, model_flop
         mfu_bound=(model_flops or flops) / (bound * chip.flops_per_second),
         bound_by=bound_by,
         largest_buffers=buffers,
+        full_effort=effort == FULL_EFFORT,
     )
+
+
+def _planned(
+    program: Program, hlo: HloProgram, topology: str, arguments: Mapping[str, int], effort: float
+) -> tuple[dict[str, int], int, list[Buffer]]:
+    """Bytes of memory by kind, bytes to and from it, and the largest buffers."""
+    try:
+        executable = compile_for_tpu(hlo, topology, updated=program.updated, effort=effort)
+    except DoesNotFitError as error:
+        return {**arguments, "temporaries": error.temporaries, "program": 0}, 0, _buffers_elsewhere(hlo, program.updated)
+    stats = executable.hlo.statistics()
+    # Padded by the compiler's layouts, arguments may take more than their numbers.
+    planned = executable.memory
+    padding = planned.arguments - sum(arguments.values())
+    extra = planned.outputs - planned.aliased
+    memory = {**arguments, "temporaries": planned.temporaries + extra + max(0, padding), "program": planned.code}
+    return memory, stats.bytes, stats.largest_buffers
 
 
 def _buffers_elsewhere(hlo: HloProgram, updated: int) -> list[Buffer]:
     try:
-        return compile_for_tpu(hlo, CHIPS[_LARGEST].example, updated=updated).hlo.statistics().largest_buffers
+        return compile_for_tpu(hlo, CHIPS[_LARGEST].example, updated=updated, effort=LEAST_EFFORT).hlo.statistics().largest_buffers
     except DoesNotFitError:
         return hlo.statistics().largest_buffers
 

@@ -5,6 +5,7 @@ Nothing runs.
 """
 
 import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -25,6 +26,7 @@ _ENVIRONMENT = {
     # Nothing is run, so that several processes may compile at the same time.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+FULL_EFFORT, LEAST_EFFORT = 0.0, -1.0
 _EXCEEDED = re.compile(r"Ran out of memory.*?\(?(\d+(?:\.\d+)?)([KMGT])\)? (?:of|exceeds)", re.DOTALL)
 # TensorFlow copies variables that it reads; StableHLO has no such operation, and a reshape to the same shape is one that does nothing.
 _COPY = re.compile(r"mhlo\.copy (%\w+)(?: \{[^}]*\})? : (tensor<[^>]*>)")
@@ -100,13 +102,15 @@ def lowered(function: Any, *specs: tf.TensorSpec) -> HloProgram:
     return HloProgram(function.experimental_get_compiler_ir(*specs)(stage="hlo_serialized"))
 
 
-def compile_for_tpu(program: HloProgram, topology: str, *, updated: int = 0) -> TpuExecutable:
+def compile_for_tpu(program: HloProgram, topology: str, *, updated: int = 0, effort: float = FULL_EFFORT) -> TpuExecutable:
     """Compiles a program for one device of a topology.
 
     Args:
       program: before the compiler's passes.
       topology: as jax names them.
       updated: how many of the first results are written over the arguments of the same number.
+      effort: XLA's `exec_time_optimization_effort`: `FULL_EFFORT` is what a TPU's own run has, `LEAST_EFFORT` compiles in a third of the
+        time.
 
     Raises:
       ConfigError: for a topology that libtpu does not know.
@@ -114,10 +118,9 @@ def compile_for_tpu(program: HloProgram, topology: str, *, updated: int = 0) -> 
       DoesNotFitError: if the program does not fit the chip's memory.
       UserError: if the compiler refuses it otherwise; some shapes exceed the memory on the chip itself.
     """
-    with _environment(_ENVIRONMENT):
-        executable = _compile(program.aliased(updated), _device(topology))
-        stats = executable.get_compiled_memory_stats()
-        (module,) = executable.hlo_modules()
+    executable = _compile(program.aliased(updated), _topology(topology).devices[0], effort)
+    stats = executable.get_compiled_memory_stats()
+    (module,) = executable.hlo_modules()
     memory = TpuMemory(
         stats.temp_size_in_bytes,
         stats.argument_size_in_bytes,
@@ -130,8 +133,7 @@ def compile_for_tpu(program: HloProgram, topology: str, *, updated: int = 0) -> 
 
 def device_count(topology: str) -> int:
     """Devices of a topology; raises ConfigError and MissingExtraError as `compile_for_tpu` does."""
-    with _environment(_ENVIRONMENT):
-        return len(_topology(topology).devices)
+    return len(_topology(topology).devices)
 
 
 def _require_compiler() -> None:
@@ -140,13 +142,16 @@ def _require_compiler() -> None:
             raise MissingExtraError(module, "tpu", "compiling for a TPU")
 
 
+@functools.cache
 def _topology(topology: str) -> Any:
     _require_compiler()
-    from jax.errors import JaxRuntimeError
-    from jax.experimental import topologies
-
     try:
-        return topologies.get_topology_desc(topology, "tpu")
+        # libtpu reads them when it is loaded, and never again.
+        with _environment(_ENVIRONMENT):
+            from jax.errors import JaxRuntimeError
+            from jax.experimental import topologies
+
+            return topologies.get_topology_desc(topology, "tpu")
     except JaxRuntimeError as error:
         raise ConfigError(
             f"libtpu knows no topology {topology!r} ({' '.join(str(error).split())}): give a generation and a grid of whole hosts, "
@@ -154,11 +159,7 @@ def _topology(topology: str) -> Any:
         ) from error
 
 
-def _device(topology: str) -> Any:
-    return _topology(topology).devices[0]
-
-
-def _compile(hlo: bytes, device: Any) -> Any:
+def _compile(hlo: bytes, device: Any, effort: float) -> Any:
     import numpy as np
     from jax.errors import JaxRuntimeError
     from jax.interpreters import mlir
@@ -168,6 +169,7 @@ def _compile(hlo: bytes, device: Any) -> Any:
     text = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
     options = xla_client.CompileOptions()
     options.num_replicas = options.num_partitions = 1
+    options.executable_build_options.exec_time_optimization_effort = effort
     options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
     with mlir.make_ir_context():
         module = ir.Module.parse(_COPY.sub(r"stablehlo.reshape \1 : (\2) -> \2", text))

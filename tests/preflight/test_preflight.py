@@ -58,7 +58,18 @@ def test_a_small_step_fits_as_it_is(small, tiny_teacher):
     assert memory["total"] == sum(size for kind, size in memory.items() if kind != "total")
     assert memory["teacher"] == 0
     assert report.scorer.hbm_bytes["teacher"] == 4 * backbone.count_params()
-    assert [line.split(" for ")[0] for line in lines] == ["compiling the training step", "compiling the teacher's scorer"]
+    assert [line.split(" for ")[0] for line in lines] == ["compiling the teacher's scorer", "compiling the training step"]
+
+
+def test_near_the_limit_the_compiler_gives_its_full_effort(small, teacher_folder, monkeypatch):
+    assert not small[0].training.full_effort
+    monkeypatch.setattr("gemma_tf_distill.preflight.preflight._CLOSE", 1.0)
+    report = preflight(config(teacher_folder), "v5e:2x2")
+    assert report.training.full_effort
+    assert report.scorer.full_effort
+    # The same program, planned otherwise.
+    assert report.training.flops == small[0].training.flops
+    assert report.training.hbm_bytes["weights"] == small[0].training.hbm_bytes["weights"]
 
 
 def test_the_bounds_follow_from_the_figures(small):
