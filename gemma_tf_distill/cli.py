@@ -112,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     preflight.add_argument(
         "--words", type=_at_least_one, metavar="N", help="of the student's vocabulary, where the corpus decides (default: the teacher's)"
     )
+    preflight.add_argument(
+        "--largest-batch",
+        action="store_true",
+        dest="largest",
+        help="propose the largest training.batch_size that fits",
+    )
     preflight.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
     preflight.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
     preflight.set_defaults(function=_preflight)
@@ -223,7 +229,7 @@ def _preflight(options: argparse.Namespace) -> int:
         def tell(line: str) -> None:
             os.write(terminal, f"{line}\n".encode())
 
-        report = preflight(config, options.tpu, words=options.words, tell=tell)
+        report = preflight(config, options.tpu, words=options.words, largest=options.largest, tell=tell)
     print(json.dumps(report.to_dict(), indent=2) if options.as_json else render(report))
     return EXIT_OK if report.fits else EXIT_NOT_BLESSED
 
