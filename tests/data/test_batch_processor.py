@@ -1,5 +1,8 @@
 """Every process gets its own share of the same batches, in shapes that XLA can compile for."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -79,13 +82,26 @@ def test_shares_put_together_are_the_batches_of_one_process(files, processes, re
     assert_same(whole, taken(processor.batches(skip), steps))
 
 
-def test_a_strategy_that_asks_for_datasets_gives_replicas_the_rows_of_one_batch(files):
-    processor = make(files)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
-    steps = iter(strategy.distribute_datasets_from_function(processor.dataset_for))
-    for batch in taken(processor.batches(), 3):
-        rows = tf.concat(strategy.experimental_local_results(next(steps)["tokens"]), 0)
-        np.testing.assert_array_equal(rows, batch["tokens"])
+STRATEGY = """
+import sys
+import tensorflow as tf
+from tests.data.test_batch_processor import make, taken
+
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+processor = make(sys.argv[1:])
+steps = iter(strategy.distribute_datasets_from_function(processor.dataset_for))
+for batch in taken(processor.batches(), 3):
+    replicas = strategy.experimental_local_results(next(steps)["tokens"])
+    assert [replica.device[-5:] for replica in replicas] == ["CPU:0", "CPU:1"]
+    assert (tf.concat(replicas, 0).numpy() == batch["tokens"]).all()
+"""
+
+
+def test_two_replicas_of_a_strategy_get_the_halves_of_a_batch(files):
+    done = subprocess.run([sys.executable, "-c", STRATEGY, *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_order_follows_from_the_seed_alone(files):
