@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/input_pipeline.py --json
 
 Begins with the windows that `gemma-distill run demo` left in its folder (CorpusGen and TeacherScorer; they are made where they are
-missing, 5 minutes), and takes 24 steps of the demo's recipe in the pipeline's own loop: the real 270M as the live teacher, the student of
-18 layers, 8 windows of 128 tokens. About 3 minutes on two quiet cores, 4 GiB of memory. The student is cut by fewer tokens than the
-demo's, which changes its weights and not what a step costs.
+missing), and takes 24 steps of the demo's recipe in the pipeline's own loop: the real 270M as the live teacher, the student of 18 layers,
+8 windows of 128 tokens. 14 minutes on two busy cores, with the making of windows; 6 GiB of memory. The student is cut by fewer tokens
+than the demo's, which changes its weights and not what a step costs.
 
 Prints one JSON object as its last line: `wait_fraction`, the scalar `data/wait_fraction` of the last 20 steps, and `tokens_per_second` of
 all of them, compilation included.
