@@ -25,6 +25,8 @@ _PUBLIC = {
     "fake_quantized": "gemma_tf_distill.quantization.apply",
     "quantized_weights": "gemma_tf_distill.quantization.apply",
     "fit_quantized": "gemma_tf_distill.training.quantized",
+    "TPUBatchProcessor": "gemma_tf_distill.data.batch_processor",
+    "InputWait": "gemma_tf_distill.monitoring.input_wait",
     "EfficientAttention": "gemma_tf_distill.gemma.efficient_attention",
     "Gemma": "gemma_tf_distill.gemma.model",
     "load_teacher": "gemma_tf_distill.gemma.teacher",

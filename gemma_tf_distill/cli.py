@@ -117,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compile as the TPU's run does, thrice as long (default: only where it is close; bounds by memory are up to a tenth too high)",
     )
+    preflight.add_argument(
+        "--largest-batch",
+        action="store_true",
+        dest="largest",
+        help="propose the largest training.batch_size that fits",
+    )
     preflight.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
     preflight.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
     preflight.set_defaults(function=_preflight)
@@ -228,7 +234,7 @@ def _preflight(options: argparse.Namespace) -> int:
         def tell(line: str) -> None:
             os.write(terminal, f"{line}\n".encode())
 
-        report = preflight(config, options.tpu, words=options.words, full_effort=options.full_effort, tell=tell)
+        report = preflight(config, options.tpu, words=options.words, largest=options.largest, full_effort=options.full_effort, tell=tell)
     print(json.dumps(report.to_dict(), indent=2) if options.as_json else render(report))
     return EXIT_OK if report.fits else EXIT_NOT_BLESSED
 

@@ -1,13 +1,12 @@
 """Batches of scored windows for training and evaluation, in an order that a seed fixes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import tensorflow as tf
 
+from gemma_tf_distill.data.batch_processor import TPUBatchProcessor
 from gemma_tf_distill.data.examples import labels_and_mask, parse_scored, parse_windows
 from gemma_tf_distill.errors import CorpusError
-
-_SHUFFLE_WINDOWS = 4096
 
 
 def records(files: Sequence[str]) -> tf.data.Dataset:
@@ -39,35 +38,13 @@ def count_split(files: Sequence[str], window: int) -> tuple[int, int]:
     return int(windows), int(tokens)
 
 
-Parse = Callable[[tf.Tensor, int, int], dict[str, tf.Tensor]]
+def training_batches(files: Sequence[str], *, window: int, top_k: int, batch_size: int, seed: int, skip: int = 0) -> tf.data.Dataset:
+    """`TPUBatchProcessor.batches` of windows that `parse_scored` reads, given T and k."""
 
+    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        return parse_scored(serialized, window, top_k)
 
-def training_batches(
-    files: Sequence[str], *, window: int, top_k: int, batch_size: int, seed: int, skip: int = 0, parse: Parse = parse_scored
-) -> tf.data.Dataset:
-    """Endless full batches, reshuffled every epoch; the same seed gives the same batches.
-
-    Args:
-      files: shards of scored windows.
-      window: T.
-      top_k: k.
-      batch_size: windows a batch.
-      seed: of the order.
-      skip: batches to leave out at the beginning, when training resumes.
-      parse: reads serialized examples, given T and k.
-
-    Returns:
-      A dataset of what `parse` returns, with a static batch dimension.
-    """
-    return (
-        records(files)
-        .shuffle(_SHUFFLE_WINDOWS, seed=seed, reshuffle_each_iteration=True)
-        .repeat()
-        .skip(skip * batch_size)
-        .batch(batch_size, drop_remainder=True)
-        .map(lambda serialized: parse(serialized, window, top_k), num_parallel_calls=2, deterministic=True)
-        .prefetch(2)
-    )
+    return TPUBatchProcessor(files, window=window, batch_size=batch_size, seed=seed, parse=parse).batches(skip)
 
 
 def evaluation_batches(files: Sequence[str], *, window: int, top_k: int, batch_size: int) -> tf.data.Dataset:

@@ -71,6 +71,17 @@ def parse_windows(serialized: tf.Tensor, window: int) -> dict[str, tf.Tensor]:
     return {"tokens": tf.cast(parsed["tokens"], tf.int32), "source": parsed["source"]}
 
 
+def window_lengths(serialized: tf.Tensor, window: int) -> tf.Tensor:
+    """Tokens up to the padding of serialized windows, of any layout: string [B] to int32 [B]."""
+    return text_lengths(tf.io.parse_example(serialized, {"tokens": tf.io.FixedLenFeature([window], tf.int64)})["tokens"])
+
+
+def text_lengths(tokens: tf.Tensor) -> tf.Tensor:
+    """Tokens up to the last that is no padding: int [B, T] to int32 [B]."""
+    places = tf.range(1, tokens.shape[1] + 1)
+    return tf.reduce_max(tf.where(tokens != PAD_ID, places, 0), axis=1)
+
+
 def parse_scored(serialized: tf.Tensor, window: int, top_k: int) -> dict[str, tf.Tensor]:
     """Reads serialized windows with targets.
 

@@ -71,6 +71,8 @@ class TextDisplay:
             self._begin(event["stage"])
         elif kind == "node":
             self._show_node(event["node"], event["state"])
+        elif kind == "warning":
+            self._line(f"warning: {event['message']}")
         elif kind == "progress":
             if self._task is None or self._task.name != event["task"]:
                 self._task = _Task(event["task"])

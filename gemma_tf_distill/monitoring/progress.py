@@ -13,7 +13,7 @@ def emit(event: str, **fields: Any) -> None:
 
     Args:
       event: `stage` (what is done before the first node), `pipeline` (the `nodes` that follow), `node` (one changed its state),
-        `progress` (a long step went on), `error` or `outcome` (the run ended).
+        `progress` (a long step went on), `warning` (a `message` that a person should see), `error` or `outcome` (the run ended).
       **fields: what JSON can hold.
     """
     path = os.environ.get(ENVIRONMENT_VARIABLE)
@@ -36,3 +36,12 @@ def progress(task: str, done: int, total: int | None = None, *, unit: str = "tok
       **figures: numbers worth seeing while it runs, such as `loss` (nats a token).
     """
     emit("progress", task=task, done=done, total=total, unit=unit, figures=figures)
+
+
+def warn(message: str) -> None:
+    """Tells a person, in one line, of something that goes on but should be looked at.
+
+    Args:
+      message: what was found, with its figures, and what to do.
+    """
+    emit("warning", message=message)

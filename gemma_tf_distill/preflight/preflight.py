@@ -11,7 +11,9 @@ from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.abstract import abstract_gemma
 from gemma_tf_distill.gemma.student import student_architecture
 from gemma_tf_distill.gemma.teacher import describe_source
+from gemma_tf_distill.preflight.fitting import fitting, largest_batch
 from gemma_tf_distill.preflight.programs import Program, scorer_program, training_program
+from gemma_tf_distill.preflight.verdict import Verdict
 from gemma_tf_distill.transfer.vocabulary_loss import default_chunk
 from gemma_tf_distill.xla.chips import CHIPS, Chip, chip_of
 from gemma_tf_distill.xla.hlo import Buffer, HloProgram
@@ -22,43 +24,6 @@ _LARGEST = "v5p"
 # At least effort the compiler planned 3 % less memory for a step of the 1B than at full effort; nearer to the limit than this, relative
 # to it, the full effort decides.
 _CLOSE = 0.1
-_TRIES = 6
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What the compiler says of one program on one device.
-
-    Attributes:
-      fits: whether it has room beside its arguments.
-      hbm_bytes: `weights` (the student's and projectors'), `optimizer` (its slots), `teacher`, `batch`, `temporaries` (activations,
-        gradients and all else that lives within a step), `program`, and their `total`.
-      hbm_limit_bytes: what a program can have.
-      flops: of its matrix products, loops counted in full; what checkpointing computes twice counts twice.
-      bytes: to and from memory; 0 where it was compiled for no chip.
-      step_seconds_bound: no execution is faster: products at the chip's peak, bytes at its bandwidth, or gradients between the
-        devices over their links, whichever takes longest.
-      mfu_bound: the model's operations (`model_flops`) over what the chip can do in that time.
-      bound_by: `compute`, `memory` or `links`.
-      largest_buffers: results within the program, largest first.
-      full_effort: whether the compiler was asked for what runs on the TPU, or for the quickest program, in a third of the time: that one
-        moved a tenth more bytes in a step of the 1B, so that the bound may be that much too high where memory is what bounds.
-    """
-
-    fits: bool
-    hbm_bytes: dict[str, int]
-    hbm_limit_bytes: int
-    flops: int
-    bytes: int
-    step_seconds_bound: float
-    mfu_bound: float
-    bound_by: str
-    largest_buffers: list[Buffer]
-    full_effort: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, texts and lists."""
-        return dataclasses.asdict(self) | {"largest_buffers": [buffer._asdict() for buffer in self.largest_buffers]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +38,7 @@ class Preflight:
       training: the training step.
       scorer: the teacher's scoring of a batch.
       proposal: settings with which the training step fits, those that have to change included; none where no setting was found.
-      changes: the keys of the config that the proposal changes; empty where it fits as it is.
+      changes: the keys of the config that the proposal changes, with their values; empty where it fits as it is.
     """
 
     topology: str
@@ -106,7 +71,13 @@ class Preflight:
 
 
 def preflight(
-    config: Config, topology: str, *, words: int | None = None, full_effort: bool = False, tell: Callable[[str], None] = lambda line: None
+    config: Config,
+    topology: str,
+    *,
+    words: int | None = None,
+    largest: bool = False,
+    full_effort: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Preflight:
     """Compiles a config's training step and scorer for one device of a TPU topology. No weights are allocated, nothing is run.
 
@@ -114,6 +85,7 @@ def preflight(
       config: whose batches are shared by all devices.
       topology: such as `v5e:2x4`.
       words: of the student's vocabulary; none: the config's number, and all of the teacher's where the corpus decides.
+      largest: propose the largest batch that fits, rather than the config's own.
       full_effort: compile as the TPU's own run would; else only where the quickest program comes within a tenth of the limit.
       tell: is given a line before each long step.
 
@@ -147,7 +119,8 @@ def preflight(
         scoring = beside.submit(_judge, score, score_hlo, topology, chip, 1, 0, full_effort)
         training = judged(config)
         scorer = scoring.result()
-    chosen = config if training.fits else _fitting(config, devices, training, judged)
+    found = (config, training) if training.fits else fitting(config, devices, training, judged)
+    chosen = None if found is None else largest_batch(found[0], devices, found[1], judged) if largest else found[0]
     return Preflight(
         topology=topology,
         devices=devices,
@@ -269,42 +242,6 @@ def _model_flops(config: Config, teacher: Mapping[str, Any], words: int, devices
 
     live = needed({**teacher, "vocabulary_size": words}) / 3 if config.distillation.needs_live_teacher else 0
     return tokens * (needed(_student_sizes(config, teacher, words)) + live)
-
-
-def _fitting(config: Config, devices: int, verdict: Verdict, judged: Callable[[Config], Verdict]) -> Config | None:
-    """The nearest config that fits: checkpointing first, then smaller parts of the same batch, then what changes numbers."""
-    candidate = config
-    for _ in range(_TRIES):
-        lighter = _lighter(candidate, devices, verdict)
-        if lighter is None:
-            return None
-        candidate = lighter
-        verdict = judged(candidate)
-        if verdict.fits:
-            return candidate
-    return None
-
-
-def _lighter(config: Config, devices: int, verdict: Verdict) -> Config | None:
-    training = config.training
-    share = training.batch_size // devices
-    room = verdict.hbm_limit_bytes - (verdict.hbm_bytes["total"] - verdict.hbm_bytes["temporaries"])
-    if training.gradient_checkpointing == "none":
-        return _with(config, gradient_checkpointing="blocks")
-    if training.precision == "float32":
-        return _with(config, precision="mixed_bfloat16")
-    if training.optimizer_dtype == "float32" and room < verdict.hbm_bytes["weights"]:
-        # Not even the gradients, in float32 as the weights are, would have room.
-        return _with(config, optimizer_dtype="bfloat16")
-    if training.accumulation_steps < share:
-        wanted = training.accumulation_steps * max(2, math.ceil(verdict.hbm_bytes["temporaries"] / max(1, room)))
-        steps = next((n for n in range(training.accumulation_steps + 1, share + 1) if share % n == 0 and n >= wanted), share)
-        return _with(config, accumulation_steps=steps)
-    return _with(config, optimizer_dtype="bfloat16") if training.optimizer_dtype == "float32" else None
-
-
-def _with(config: Config, **changes: Any) -> Config:
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **changes))
 
 
 def _settings(config: Config, words: int, devices: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A preflight's verdicts, for a person."""
 
-from gemma_tf_distill.preflight.preflight import Preflight, Verdict
+from gemma_tf_distill.preflight.preflight import Preflight
+from gemma_tf_distill.preflight.verdict import Verdict
 
 _NAMED = 5
 
@@ -15,14 +16,14 @@ def render(preflight: Preflight) -> str:
         *_verdict("teacher's scorer", preflight.scorer),
         "",
     ]
+    settings = " ".join(f"--set {key}={value}" for key, value in preflight.changes.items())
     if preflight.training.fits:
-        lines.append("the training step fits as it is")
+        lines.append(f"the training step fits as it is{f', and with {settings}' if settings else ''}")
     elif preflight.proposal is None:
         lines.append(
             "no setting was found with which the training step fits: choose a smaller student, vocabulary or window, or a larger chip"
         )
     else:
-        settings = " ".join(f"--set {key}={value}" for key, value in preflight.changes.items())
         lines.append(f"the training step fits with {settings}")
     if not preflight.scorer.fits:
         lines.append("the teacher's scorer does not fit: lower teacher.batch_size, or score in teacher.dtype: bfloat16")

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gemma_tf_distill.data.batches import count_split, split_files, training_batches
+from gemma_tf_distill.data.batch_processor import TPUBatchProcessor
+from gemma_tf_distill.data.batches import count_split, split_files
 from gemma_tf_distill.data.examples import parse_targets
 from gemma_tf_distill.errors import TargetsError
 from gemma_tf_distill.teacher.codec import decode_draws, decode_top_k
@@ -168,25 +169,22 @@ class TargetStore:
             raise TargetsError(f"held-out windows in {self._root} are damaged ({wrong}): score the corpus again")
         return [os.path.join(self._root, f"Split-{_HELDOUT}", name) for name in sorted(self._heldout_shards)]
 
+    def batch_processor(self, files: Sequence[str], *, batch_size: int, seed: int) -> TPUBatchProcessor:
+        """Of the batches of `files`; see `batches`."""
+        return TPUBatchProcessor(files, window=self._window, batch_size=batch_size, seed=seed, parse=self._parse)
+
     def batches(self, files: Sequence[str], *, batch_size: int, seed: int, skip: int = 0) -> tf.data.Dataset:
-        """Endless full batches of `files`, in the order and with the resumption of `data.batches.training_batches`.
+        """Endless full batches of `files`, in the order and with the resumption of `TPUBatchProcessor`.
 
         Returns:
           A dataset of `tokens` int32 [B, T] and, unless the kind is `dense`, `teacher_ids` int32 [B, N, words] and
           `teacher_log_probs` float32 [B, N, words] (nats; of draws, the log of a word's share); free places hold word 0 and
           `transfer.supports.NO_WORD`.
         """
-        return training_batches(
-            files,
-            window=self._window,
-            top_k=self.address.words,
-            batch_size=batch_size,
-            seed=seed,
-            skip=skip,
-            parse=self._parse,
-        )
+        return self.batch_processor(files, batch_size=batch_size, seed=seed).batches(skip)
 
-    def _parse(self, serialized: tf.Tensor, window: int, words: int) -> dict[str, tf.Tensor]:
+    def _parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        window, words = self._window, self.address.words
         parsed = parse_targets(serialized, window)
         compressed = parsed.pop("targets")
         if self.address.kind == "dense":

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
+from gemma_tf_distill.data.batch_processor import prefetch_to_device
 from gemma_tf_distill.data.examples import model_inputs
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
-from gemma_tf_distill.monitoring.progress import progress
+from gemma_tf_distill.monitoring.input_wait import InputWait
+from gemma_tf_distill.monitoring.progress import progress, warn
 from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.on_policy import OnPolicySampler
@@ -129,8 +131,9 @@ def fit(
     words = student.backbone.vocabulary_size
     clock = time.monotonic()
     writer = tf.summary.create_file_writer(run.tensorboard)
+    waiting = InputWait(prefetch_to_device(batches(begun).take(total_steps - begun)))
     with writer.as_default():
-        for batch in batches(begun).take(total_steps - begun):
+        for batch in waiting:
             if own_words is not None and own_words.chooses(step):
                 metrics = own_trainer.train_step(own_words(batch["tokens"], step), teacher, student, optimizer)
             else:
@@ -161,6 +164,10 @@ def fit(
                 tf.summary.scalar("train/gradient_norm", values["gradient_norm"], step)
                 tf.summary.scalar("train/learning_rate", float(optimizer.learning_rate), step)
                 tf.summary.scalar("data/tokens_per_second", rate, step)
+                if waiting.fraction is not None:
+                    tf.summary.scalar("data/wait_fraction", waiting.fraction, step)
+                if advice := waiting.advice():
+                    warn(f"{run.name}: {advice}")
                 writer.flush()
                 progress(run.name, step * window_tokens, total_steps * window_tokens, loss=values["loss"])
             if saves:

@@ -141,3 +141,16 @@ def test_json_lines_are_passed_on():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_warning_is_a_line_of_its_own_above_the_one_that_moves(clock):
+    stream = io.StringIO()
+    display = TextDisplay(stream, live=True, clock=clock)
+    display.show(PIPELINE)
+    display.show(node("Distiller", "running"))
+    display.tick()
+    display.show({"time": 1.0, "event": "warning", "message": "training waits 12 % of its time for data"})
+    display.tick()
+    written = stream.getvalue().split("\n")
+    assert written[0].endswith("\x1b[Kwarning: training waits 12 % of its time for data")
+    assert "Distiller" in written[1]

@@ -1,11 +1,13 @@
 """What a TPU would take, of tiny models, by the real compiler."""
 
+import dataclasses
 import json
 
 import pytest
 
 from gemma_tf_distill.config import config_from_dict
 from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.preflight import preflight as module
 from gemma_tf_distill.preflight.preflight import preflight
 from gemma_tf_distill.preflight.text import render
 
@@ -117,6 +119,23 @@ def test_a_step_that_does_not_fit_is_told_so_with_what_does(teacher_folder):
     text = render(report)
     assert "DOES NOT FIT" in text
     assert "the training step fits with --set training.gradient_checkpointing=blocks" in text
+
+
+def test_the_largest_batch_is_proposed_and_can_be_set(teacher_folder, monkeypatch, small):
+    def judge(program, topology, chip, devices, model_flops):
+        # By the windows of a device, half a gigabyte each.
+        temporaries = next(spec.shape[0] for kind, spec in zip(program.kinds, program.specs, strict=True) if kind == "batch") << 29
+        memory = {**small[0].training.hbm_bytes, "temporaries": temporaries}
+        memory["total"] = sum(size for kind, size in memory.items() if kind != "total")
+        return dataclasses.replace(small[0].training, fits=memory["total"] <= chip.hbm_bytes, hbm_bytes=memory)
+
+    monkeypatch.setattr(module, "_judge", judge)
+    report = preflight(config(teacher_folder), "v5e:2x2", largest=True)
+    # 31 half gigabytes beside a few megabytes of weights.
+    assert report.training.fits and report.changes == {"training.batch_size": 4 * 31}
+    assert report.proposal["batch_size"] == 4 * 31
+    assert render(report).endswith("the training step fits as it is, and with --set training.batch_size=124")
+    assert preflight(config(teacher_folder, batch_size=124), "v5e:2x2").changes == {}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Checkpoints resume to the same bits; TensorBoard's own reader finds the scalars."""
 
+import functools
+import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from gemma_tf_distill.config import DistillationConfig, TrainingConfig
 from gemma_tf_distill.data.batches import training_batches
 from gemma_tf_distill.monitoring import progress
+from gemma_tf_distill.monitoring.input_wait import InputWait
+from gemma_tf_distill.training import loop
 from gemma_tf_distill.training.loop import DivergenceError, Run, fit, steps_for
 
 TRAINING = TrainingConfig(batch_size=4, learning_rate=5e-3, checkpoint_every=3, log_every=2)
@@ -60,9 +65,23 @@ def test_a_killed_run_resumes_to_the_same_bits(scored_windows, make_student, tmp
         np.testing.assert_array_equal(got, want)
 
 
+class Slow:
+    """A dataset that is slower than any step."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+
+    def take(self, count):
+        for batch in self._dataset.take(count):
+            time.sleep(0.5)
+            yield batch
+
+
 def test_scalars_from_the_first_step_and_progress(scored_windows, make_student, tmp_path, monkeypatch):
     monkeypatch.setenv(progress.ENVIRONMENT_VARIABLE, str(tmp_path / "progress.jsonl"))
-    train(make_student(), scored_windows, tmp_path)
+    monkeypatch.setattr(loop, "InputWait", functools.partial(InputWait, steps=3))
+    found = training_batches(scored_windows.files, window=scored_windows.window, top_k=scored_windows.top_k, batch_size=4, seed=5)
+    train(make_student(), scored_windows, tmp_path, batches=lambda skip: Slow(found.skip(skip)))
     events = EventAccumulator(str(tmp_path / "events"), size_guidance={"tensors": 0})
     events.Reload()
     steps = [event.step for event in events.Tensors("distill/loss")]
@@ -71,8 +90,13 @@ def test_scalars_from_the_first_step_and_progress(scored_windows, make_student, 
     assert losses[-1] < losses[0]
     expected = {"distill/soft_loss", "distill/hard_loss", "train/gradient_norm", "train/learning_rate", "data/tokens_per_second"}
     assert expected <= set(events.Tags()["tensors"])
-    lines = (tmp_path / "progress.jsonl").read_text().splitlines()
-    assert len(lines) == 5 and f'"done": {8 * 4 * scored_windows.window}' in lines[-1]
+    waited = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("data/wait_fraction")}
+    assert list(waited) == [4, 6, 8] and all(0.05 < fraction < 1 for fraction in waited.values())
+    lines = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    told = [line for line in lines if line["event"] == "progress"]
+    assert len(told) == 5 and told[-1]["done"] == 8 * 4 * scored_windows.window
+    (warning,) = [line for line in lines if line["event"] == "warning"]
+    assert warning["message"].startswith("student: training waits ")
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(scored_windows, make_student, tmp_path):
