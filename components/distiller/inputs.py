@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.artifacts import METRICS_FILE
+from components.artifact_files import METRICS_FILE
 from components.teacher_scorer.address import whole_address
 from gemma_tf_distill.config import DistillationConfig, TrainingConfig
 from gemma_tf_distill.data.batches import evaluation_batches

@@ -13,8 +13,8 @@ from gemma_tf_distill.training.strategies import first_replica
 class Execution:
     """Calls a step for the next batches of an iterator.
 
-    A step that is alone gets its batch from Python, as `step` does without a strategy. Several run in a loop inside one `tf.function`, which
-    asks the iterator itself: between them no Python runs, and nothing is read back.
+    A step that is alone gets its batch from Python. Several run in a loop inside one `tf.function`, which asks the iterator itself: between
+    them no Python runs, and nothing is read back.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, step: Callable[[Batch], Metrics], words: int):

@@ -185,4 +185,3 @@ def fit(
                 checkpoints.save(step)
     if quantized is not None:
         quantized.settle()
-

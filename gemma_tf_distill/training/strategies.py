@@ -47,8 +47,8 @@ def _tpu(name: str) -> tf.distribute.Strategy:
     hosts = strategy.extended.num_hosts
     if hosts > 1:
         raise ConfigError(
-            f"strategy.tpu is {name}, a slice of {hosts} hosts, on which stored targets, that Python decodes, can't be read: choose a slice "
-            "of one host, such as v5e:2x4"
+            f"strategy.tpu is {name}, a slice of {hosts} hosts; stored targets are decoded by Python, which the other hosts don't run: "
+            "choose a slice of one host, such as v5e:2x4"
         )
     return strategy
 
