@@ -19,13 +19,13 @@ from gemma_tf_distill.xla import attached
 
 MIRRORED = """
     import json, pathlib, sys
-    from gemma_tf_distill.config import DistillationConfig, StrategyConfig, TrainingConfig
+    from gemma_tf_distill.config import DistillationConfig, StrategyConfig, TrainingConfig, XlaConfig
     from gemma_tf_distill.training.strategies import make_strategy
     mirrored = make_strategy(StrategyConfig(name="mirrored", devices=2))
 
     import keras_hub, numpy as np, tensorflow as tf
-    from gemma_tf_distill.training.heldout import HeldoutEvaluation
     from gemma_tf_distill.training.loop import Run, fit
+    from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
     folder, WINDOW, WORDS = pathlib.Path(sys.argv[1]), 10, 40
     random = np.random.default_rng(0)
@@ -35,7 +35,6 @@ MIRRORED = """
         "tokens": tokens,
         "teacher_ids": np.tile(np.arange(4, 7, dtype="int32"), (20, WINDOW - 1, 1)),
         "teacher_log_probs": np.full((20, WINDOW - 1, 3), -1.5, "float32"),
-        "teacher_label_log_prob": np.full((20, WINDOW - 1), -2.0, "float32"),
     }
 
     def batches(skip):
@@ -51,7 +50,7 @@ MIRRORED = """
             weight.assign(fixed.normal(size=weight.shape) * 0.2)
         return type("Model", (), {"backbone": backbone})
 
-    def trained(name, strategy, parts, steps):
+    def trained(name, strategy, parts, steps, scope="step"):
         with strategy.scope():
             model = student()
         training = TrainingConfig(
@@ -60,21 +59,18 @@ MIRRORED = """
         run = Run(name=name, learn_from_teacher=True, checkpoints=str(folder / name), tensorboard=str(folder / "events"))
         fit(
             model, run, batches, training=training, distillation=DistillationConfig(top_k=3), total_steps=6, strategy=strategy,
-            steps_per_execution=steps,
+            steps_per_execution=steps, xla=XLAOptimizer(XlaConfig(jit_scope=scope)),
         )
         return model
 
     def difference(a, b):
         return float(max(np.abs(x - y).max() for x, y in zip(a.backbone.get_weights(), b.backbone.get_weights())))
 
-    one = trained("one", tf.distribute.get_strategy(), 2, 1)
+    one = trained("one", tf.distribute.get_strategy(), 2, 1, "none")
     two = trained("two", mirrored, 1, 1)
     # Its checkpoint of the third step is the last that it made: the other three are done again, in one call.
     resumed = trained("two", mirrored, 1, 3)
-    heldout = [HeldoutEvaluation(one)(batches(0).take(3)), HeldoutEvaluation(two, strategy=mirrored)(batches(0).take(3))]
-    print(json.dumps({
-        "two": difference(one, two), "resumed": difference(two, resumed), "moved": difference(one, student()), "heldout": heldout,
-    }))
+    print(json.dumps({"two": difference(one, two), "resumed": difference(two, resumed), "moved": difference(one, student())}))
 """
 
 
@@ -88,13 +84,10 @@ def test_two_devices_train_the_student_of_one(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["two"] <= 1e-6 < 1e-3 < found["moved"]
     assert found["resumed"] == 0
-    one, two = found["heldout"]
-    assert two == pytest.approx(one, rel=1e-5)
-    assert one[-1] > 0
 
 
 def test_steps_in_one_call_are_the_steps_one_by_one(scored_windows, make_student, tmp_path):
-    one_by_one, together = make_student(), make_student()
+    one_by_one, together = make_student(num_layers=1), make_student(num_layers=1)
     for student, steps in ((one_by_one, 1), (together, 2)):
         training = TrainingConfig(batch_size=4, learning_rate=5e-3, log_every=2, checkpoint_every=2)
         folder = tmp_path / str(steps)
@@ -147,7 +140,7 @@ def test_contradictions_are_told_when_the_config_is_read(sections, message):
 
 def test_devices_that_are_not_there_are_told(monkeypatch):
     tf.constant(0)  # TensorFlow has begun.
-    with pytest.raises(ConfigError, match="strategy.devices is 64, but there are 1 CPUs, and TensorFlow has begun"):
+    with pytest.raises(ConfigError, match=r"strategy\.devices is 64, but there are 1 CPUs, and TensorFlow has begun"):
         make_strategy(StrategyConfig(name="mirrored", devices=64))
     with pytest.raises(ConfigError, match=r"this machine has no TPU \(no /dev/accel.*--until TeacherScorer"):
         make_strategy(StrategyConfig(name="tpu"))
