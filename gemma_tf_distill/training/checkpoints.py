@@ -26,8 +26,8 @@ class Checkpoints:
         self._strategy = strategy
         self._folder = folder
         self._checkpoint = tf.train.Checkpoint(**objects)
-        self._thrown_away = None if is_chief(strategy) else tempfile.mkdtemp(prefix="gemma-distill-")
-        self._manager = tf.train.CheckpointManager(self._checkpoint, self._thrown_away or folder, max_to_keep=1)
+        self._kept = is_chief(strategy)
+        self._manager: tf.train.CheckpointManager | None = None
 
     def restore(self) -> None:
         """Makes the objects what they were when the chief saved them last; does nothing where it has not."""
@@ -53,9 +53,12 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """Saves the objects, in place of what was saved before."""
+        if self._manager is None:
+            folder = self._folder if self._kept else tempfile.mkdtemp(prefix="gemma-distill-")
+            self._manager = tf.train.CheckpointManager(self._checkpoint, folder, max_to_keep=1)
         self._manager.save(step)
 
     def close(self) -> None:
         """Throws away what nobody resumes from."""
-        if self._thrown_away is not None:
-            shutil.rmtree(self._thrown_away, ignore_errors=True)
+        if self._manager is not None and not self._kept:
+            shutil.rmtree(self._manager.directory)

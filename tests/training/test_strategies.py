@@ -19,13 +19,12 @@ from gemma_tf_distill.xla import attached
 
 MIRRORED = """
     import json, pathlib, sys
-    from gemma_tf_distill.config import DistillationConfig, StrategyConfig, TrainingConfig, XlaConfig
+    from gemma_tf_distill.config import DistillationConfig, StrategyConfig, TrainingConfig
     from gemma_tf_distill.training.strategies import make_strategy
     mirrored = make_strategy(StrategyConfig(name="mirrored", devices=2))
 
     import keras_hub, numpy as np, tensorflow as tf
     from gemma_tf_distill.training.loop import Run, fit
-    from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
     folder, WINDOW, WORDS = pathlib.Path(sys.argv[1]), 10, 40
     random = np.random.default_rng(0)
@@ -50,7 +49,7 @@ MIRRORED = """
             weight.assign(fixed.normal(size=weight.shape) * 0.2)
         return type("Model", (), {"backbone": backbone})
 
-    def trained(name, strategy, parts, steps, scope="step"):
+    def trained(name, strategy, parts, steps):
         with strategy.scope():
             model = student()
         training = TrainingConfig(
@@ -59,14 +58,14 @@ MIRRORED = """
         run = Run(name=name, learn_from_teacher=True, checkpoints=str(folder / name), tensorboard=str(folder / "events"))
         fit(
             model, run, batches, training=training, distillation=DistillationConfig(top_k=3), total_steps=6, strategy=strategy,
-            steps_per_execution=steps, xla=XLAOptimizer(XlaConfig(jit_scope=scope)),
+            steps_per_execution=steps,
         )
         return model
 
     def difference(a, b):
         return float(max(np.abs(x - y).max() for x, y in zip(a.backbone.get_weights(), b.backbone.get_weights())))
 
-    one = trained("one", tf.distribute.get_strategy(), 2, 1, "none")
+    one = trained("one", tf.distribute.get_strategy(), 2, 1)
     two = trained("two", mirrored, 1, 1)
     # Its checkpoint of the third step is the last that it made: the other three are done again, in one call.
     resumed = trained("two", mirrored, 1, 3)
