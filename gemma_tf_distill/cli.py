@@ -184,7 +184,9 @@ def _workers(options: argparse.Namespace) -> int:
             display.show(event)
             display.tick()
 
-        check_flags(config.xla)
+        # Where a TPU is driven, TensorFlow compiles nothing that could be tried on a CPU.
+        if config.strategy.name != "tpu":
+            check_flags(config.xla)
         with listening(show):
             emit("stage", stage=f"training on {config.strategy.name}")
             metrics = train_on_folders(config, options.examples, options.tokenizer, options.output)

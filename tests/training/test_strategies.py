@@ -75,9 +75,13 @@ MIRRORED = """
 
 @pytest.mark.slow
 def test_two_devices_train_the_student_of_one(tmp_path):
-    # In a process of its own: a CPU is split before TensorFlow starts.
+    # In a process of its own: a CPU is split before TensorFlow starts. What is compiled runs for a few steps only.
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(MIRRORED), str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", textwrap.dedent(MIRRORED), str(tmp_path)],
+        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
