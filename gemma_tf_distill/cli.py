@@ -172,7 +172,6 @@ def _display(options: argparse.Namespace) -> Display:
 
 def _workers(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
-    skip_metadata_without_tpu()
     # XLA reads its flags when it compiles first.
     os.environ.update(config.xla.environment(os.environ))
     display = _display(options)
@@ -321,6 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; mistakes of the user's making are told in one line on standard error."""
     # So that ending this process also ends what it started.
     signal.signal(signal.SIGTERM, _terminate)
+    skip_metadata_without_tpu()
     try:
         options = _parser().parse_args(argv)
         function: Callable[[argparse.Namespace], int] = options.function
