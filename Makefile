@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.setup-done
 OUTPUT ?= outputs/demo
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard scripts/*.sh)
+$(STAMP): pyproject.toml constraints.txt $(wildcard scripts/*.sh scripts/*.txt)
 	@bash scripts/setup.sh
 	@touch $@
 

@@ -75,8 +75,8 @@ def share_initial_student() -> None:
 
 def trained(config: Any, inputs: dict[str, str]) -> dict[str, float]:
     """Trains as the pipeline's Distiller does; what it measured."""
-    from components.distiller.component import distiller_config
     from components.distiller.distil import distil
+    from components.distiller.settings import distiller_config
     from gemma_tf_distill.data.fingerprint import corpus_fingerprint
     from gemma_tf_distill.gemma.teacher import teacher_fingerprint
 

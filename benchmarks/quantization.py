@@ -73,8 +73,8 @@ class Bench:
     """The demo's windows, models and settings."""
 
     def __init__(self, arguments: argparse.Namespace):
-        from components.distiller.component import distiller_config
         from components.distiller.inputs import TrainingInputs
+        from components.distiller.settings import distiller_config
         from gemma_tf_distill import load_config
         from gemma_tf_distill.data.fingerprint import corpus_fingerprint
         from gemma_tf_distill.gemma.teacher import teacher_fingerprint

@@ -6,13 +6,6 @@ artifact are custom properties, which need no declaration.
 
 from tfx import v1 as tfx
 
-# What a training came to, in the folder of a Student.
-METRICS_FILE = "metrics.json"
-# What an export came to, in the folder of the Exporter's Model.
-EXPORT_REPORT = "export.json"
-# Its files beside the SavedModel.
-FILES_FOLDER = "files"
-
 
 class Tokenizer(tfx.dsl.Artifact):
     """The student's vocabulary: a folder of `gemma_tf_distill.gemma.vocabulary.Vocabulary.save`."""

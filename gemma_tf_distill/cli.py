@@ -1,6 +1,7 @@
 """The command `gemma-distill`. Importing it imports neither TensorFlow nor TFX."""
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -9,22 +10,24 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from gemma_tf_distill.config import Config, config_with, load_config, recipes
 from gemma_tf_distill.errors import ConfigError, UserError, refused_by_system
 from gemma_tf_distill.monitoring.console import Display, JsonDisplay, TextDisplay
-from gemma_tf_distill.monitoring.run_report import render_outcome
+from gemma_tf_distill.monitoring.progress import Event, emit, listening
+from gemma_tf_distill.monitoring.run_report import render_outcome, render_stop
+from gemma_tf_distill.xla.attached import skip_metadata_without_tpu
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.launcher import RunFailedError, launch
+from tfx_pipeline.stops import STOPS, check_runner
 
 if TYPE_CHECKING:
     from gemma_tf_distill.export.generation import Speed
 
 _EXIT_CODES = """exit codes:
-  0    done; for run: the model was blessed and pushed
+  0    done; for run: the model was blessed and pushed, or the run stopped where --until said
   1    failed; the message names the log (doctor: the demo can't run here)
   2    something that was given is wrong; nothing was left behind
   3    run: the model did not pass the gates, nothing was pushed; parity: a file is not what the student is;
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the run (default: outputs/NAME); with vertex the job file (NAME-job.json)",
     )
     run.add_argument("--log", choices=("text", "json"), default="text", help="how progress is told (default: text)")
+    run.add_argument("--until", choices=STOPS, help="stop after this component; with the next call the run goes on")
     run.set_defaults(function=_run)
     vertex = run.add_argument_group("with --runner vertex")
     vertex.add_argument("--dry-run", action="store_true", help="only write the job file")
@@ -75,6 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     vertex.add_argument("--project", help="Google Cloud project")
     vertex.add_argument("--region", help="Google Cloud region")
     vertex.add_argument("--service-account", metavar="EMAIL", help="whom the job runs as")
+
+    workers = commands.add_parser(
+        "workers", help="train on scored windows that were copied here: on a TPU VM, or on every host of a cluster; needs no TFX"
+    )
+    workers.add_argument("config", metavar="CONFIG", help=f"a YAML file, or a recipe: {', '.join(recipes())}")
+    workers.add_argument("--examples", required=True, metavar="DIR", help="what run --until TeacherScorer names as examples")
+    workers.add_argument("--tokenizer", required=True, metavar="DIR", help="what it names as tokenizer")
+    workers.add_argument("--output", required=True, metavar="DIR", help="where the student goes; shared by all hosts")
+    workers.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
+    workers.add_argument("--log", choices=("text", "json"), default="text", help="how progress is told (default: text)")
+    workers.set_defaults(function=_workers)
 
     generate = commands.add_parser("generate", help="complete a prompt with an exported model")
     generate.add_argument(
@@ -141,18 +156,56 @@ def _at_least_one(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
+    check_runner(config, options.until)
     if options.runner == "vertex":
+        if options.until:
+            raise ConfigError("--until needs --runner local or beam: a job on Vertex AI runs to its end")
         return _run_vertex(config, options)
     for name in ("dry_run", "image", "pipeline_root", "project", "region", "service_account"):
         if getattr(options, name):
             raise ConfigError(f"--{name.replace('_', '-')} needs --runner vertex")
     output = options.output or pathlib.Path("outputs") / config.name
     as_json = options.log == "json"
-    display: Display = JsonDisplay(sys.stdout) if as_json else TextDisplay(sys.stdout, live=sys.stdout.isatty())
-    outcome = launch(config, output, options.runner, display)
+    outcome = launch(config, output, options.runner, _display(options), options.until)
+    if outcome["event"] == "stopped":
+        if not as_json:
+            command = ["gemma-distill", "workers", options.config, *(part for text in options.overrides for part in ("--set", text))]
+            print(f"\n{render_stop(outcome, command)}")
+        return EXIT_OK
     if not as_json:
         print(f"\n{render_outcome(outcome['report'], outcome['failures'], outcome['samples'])}\n\nreport   {output / 'report.json'}")
     return EXIT_OK if outcome["report"]["blessed"] else EXIT_NOT_BLESSED
+
+
+def _display(options: argparse.Namespace) -> Display:
+    return JsonDisplay(sys.stdout) if options.log == "json" else TextDisplay(sys.stdout, live=sys.stdout.isatty())
+
+
+def _workers(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    # XLA reads its flags when it compiles first.
+    os.environ.update(config.xla.environment(os.environ))
+    display = _display(options)
+    with _quiet_stderr(), contextlib.closing(display):
+        from components.distiller.workers import train_on_folders
+        from gemma_tf_distill.xla.optimizer import check_flags
+
+        def show(event: Event) -> None:
+            display.show(event)
+            display.tick()
+
+        # Where a TPU is driven, TensorFlow compiles nothing that could be tried on a CPU.
+        if config.strategy.name != "tpu":
+            check_flags(config.xla)
+        with listening(show):
+            emit("stage", stage=f"training on {config.strategy.name}")
+            metrics = train_on_folders(config, options.examples, options.tokenizer, options.output)
+    if metrics and options.log == "text":
+        print(
+            f"\nheld-out NLL {metrics['heldout_nll']:.3f} nats a token, before training {metrics['heldout_nll_initial']:.3f}; "
+            f"gemma-distill export {os.path.join(options.output, 'student')} FOLDER writes its files"
+        )
+    return EXIT_OK
 
 
 def _run_vertex(config: Config, options: argparse.Namespace) -> int:
@@ -245,7 +298,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return doctor(as_json=options.as_json)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet_stderr() -> Iterator[int]:
     """Keeps back what C++ libraries write to standard error, and writes it only where the block ends with an unexpected error.
 
@@ -278,6 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; mistakes of the user's making are told in one line on standard error."""
     # So that ending this process also ends what it started.
     signal.signal(signal.SIGTERM, _terminate)
+    skip_metadata_without_tpu()
     try:
         options = _parser().parse_args(argv)
         function: Callable[[argparse.Namespace], int] = options.function

@@ -3,11 +3,14 @@
 #   packages   a C library that is new enough, Python 3.11, and the packages that pyproject.toml asks for and constraints.txt pins
 #   project    this project itself, editable
 # EXTRAS (dev) names extras of pyproject.toml, separated by commas; empty is the core alone. GLIBC=keep: see glibc.sh.
+# TENSORFLOW=tpu, on a TPU VM and with EXTRAS empty, takes the packages of tensorflow-tpu.txt in place of tensorflow.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly STEPS=${*:-packages project}
 readonly EXTRAS=${EXTRAS-dev}
+readonly TENSORFLOW=${TENSORFLOW-}
+readonly OVERRIDES=scripts/tensorflow-tpu.txt
 readonly PYTHON=.venv/bin/python
 # Compiled once here and not by every process that can't write byte code: importing TFX takes a third of the time.
 export UV_COMPILE_BYTECODE=${UV_COMPILE_BYTECODE-1}
@@ -17,6 +20,10 @@ uv() { bash scripts/uv.sh "$@"; }
 is_python_311() { "$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }
 
 install_packages() {
+  if [ -n "$TENSORFLOW" ] && { [ "$TENSORFLOW" != tpu ] || [ -n "$EXTRAS" ]; }; then
+    echo "setup: TENSORFLOW is '$TENSORFLOW' and EXTRAS '$EXTRAS': tensorflow-tpu goes with no extra (TENSORFLOW=tpu EXTRAS= make setup)" >&2
+    exit 2
+  fi
   case ",$EXTRAS," in
     *,tfx,* | *,vertex,* | *,demo,* | *,dev,*) bash scripts/glibc.sh ;;
   esac
@@ -33,7 +40,14 @@ install_packages() {
   echo "setup: installing the core packages and the extras ${EXTRAS:-(none)}; dev has 3.3 GB, some minutes where uv's cache is empty"
   local extras=()
   for extra in ${EXTRAS//,/ }; do extras+=(--extra "$extra"); done
-  if ! uv pip install --quiet --python "$PYTHON" --constraint constraints.txt --requirement pyproject.toml "${extras[@]}"; then
+  local constraints=constraints.txt
+  if [ "$TENSORFLOW" = tpu ]; then
+    # What is overridden must not be held to its former version.
+    constraints=.venv/constraints-tpu.txt
+    awk -F '[=; ]' 'NR == FNR { if (/^[a-z]/) names[$1]; next } !($1 in names)' "$OVERRIDES" constraints.txt >"$constraints"
+    extras+=(--override "$OVERRIDES" tensorflow-tpu)
+  fi
+  if ! uv pip install --quiet --python "$PYTHON" --constraint "$constraints" --requirement pyproject.toml "${extras[@]}"; then
     # pyfarmhash, which tensorflow-data-validation wants, has no wheels.
     if ! command -v c++ >/dev/null; then echo "setup: TFX needs a C++ compiler here (Debian and Ubuntu: apt-get install g++)" >&2; fi
     exit 2

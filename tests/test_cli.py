@@ -69,6 +69,10 @@ def assert_one_line(err: str) -> None:
         (["run", "demo", "--set", "nonsense"], "--set takes section.key=value"),
         (["run", "demo", "extra"], "unrecognized arguments: extra"),
         (["run", "demo", "--image", "x"], "--image needs --runner vertex"),
+        (["run", "demo", "--until", "Evaluator"], "invalid choice: 'Evaluator'"),
+        (["run", "demo", "--until", "Distiller", "--runner", "vertex"], "--until needs --runner local or beam"),
+        (["run", "demo", "--set", "strategy.name=multi_worker"], "run --until TeacherScorer here, and gemma-distill workers"),
+        (["workers", "demo", "--examples", "nowhere", "--tokenizer", "nowhere"], "required: --output"),
         (["run", "demo", "--output", "/proc/nothing"], "can't be written to"),
         (["run", "demo", "--output", "/tmp/" + "x" * 300], "can't be used: File name too long"),
         (["run", "x" * 5000], "can't be used: File name too long"),
@@ -98,6 +102,21 @@ def test_a_run_shows_its_nodes_and_ends_with_the_table(child, tmp_path, capfd):
     assert "noise" not in out
     [log] = (tmp_path / "outputs" / "quick" / "logs").iterdir()
     assert log.read_text() == "TFX's noise\n"
+
+
+def test_a_stopped_run_says_how_to_go_on(child, capfd):
+    child("""
+emit("pipeline", nodes=["CorpusGen", "TeacherScorer"])
+assert sys.argv[3:] == ["--until", "TeacherScorer"]
+emit("stopped", until="TeacherScorer", folders={"tokenizer": "/o/t/1", "examples": "/o/e/2"}, seconds={})
+""")
+    code, out, err = run(capfd, "run", "quick", "--until", "TeacherScorer", "--set", "training.epochs=2")
+    assert (code, err) == (0, "")
+    assert out.endswith(
+        "stopped after TeacherScorer\ntokenizer  /o/t/1\nexamples   /o/e/2\n\n"
+        "to train on them, here or on a machine that they were copied to:\n"
+        "  gemma-distill workers quick --set training.epochs=2 --examples /o/e/2 --tokenizer /o/t/1 --output DIR\n"
+    )
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")

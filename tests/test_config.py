@@ -58,7 +58,8 @@ def test_shipped_recipes_are_valid_and_open_with_their_command(recipe):
     text = recipes()[recipe].read_text()
     assert f"gemma-distill run {recipe}" in text.split("name:")[0]
     assert "saved_model" in config.export.formats
-    assert "tflite" in config.export.formats
+    # A student for TPUs is larger than a .tflite can be.
+    assert ("tflite" in config.export.formats) != recipe.startswith("tpu_")
 
 
 def test_the_demo_trains_on_as_much_as_it_promises():

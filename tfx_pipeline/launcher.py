@@ -32,7 +32,7 @@ class RunFailedError(Exception):
     """A run ended with an error that is not of the user's making; the message ends with the log's path."""
 
 
-def launch(config: Config, output: pathlib.Path, runner: str, display: Display) -> dict[str, Any]:
+def launch(config: Config, output: pathlib.Path, runner: str, display: Display, until: str | None = None) -> dict[str, Any]:
     """Runs the pipeline of a config in `output` and waits for its end.
 
     Args:
@@ -40,9 +40,11 @@ def launch(config: Config, output: pathlib.Path, runner: str, display: Display) 
       output: the folder of the run.
       runner: `local` or `beam`.
       display: is shown every event but the error that ends the run.
+      until: the component to stop after; none: the run goes to its end.
 
     Returns:
-      The `outcome` event: `report`, `failures` and `samples` (see `tfx_pipeline.report.Outcome`).
+      The `outcome` event: `report`, `failures` and `samples` (see `tfx_pipeline.report.Outcome`); or with `until` the `stopped` event
+      (`tfx_pipeline.report.Stopped`).
 
     Raises:
       UserError: what the run ended with, if it was that. A folder that the run created is removed again, unless the run got as far
@@ -56,12 +58,12 @@ def launch(config: Config, output: pathlib.Path, runner: str, display: Display) 
         log = folder.new_log()
         error = outcome = None
         trained = False
-        with contextlib.closing(display), _child(config, folder, runner, log, claim.lock) as process:
+        with contextlib.closing(display), _child(config, folder, runner, until, log, claim.lock) as process:
             for event in _events(folder.progress, process.poll, display.tick):
                 if event["event"] == "error":
                     error = event
                     continue
-                if event["event"] == "outcome":
+                if event["event"] in ("outcome", "stopped"):
                     outcome = event
                 trained = trained or (event["event"], event.get("node"), event.get("state")) == ("node", "Distiller", "complete")
                 display.show(event)
@@ -84,7 +86,9 @@ def _reason(code: int, error: dict[str, Any] | None) -> str:
 
 
 @contextlib.contextmanager
-def _child(config: Config, folder: OutputFolder, runner: str, log: pathlib.Path, lock: int) -> Iterator[subprocess.Popen]:
+def _child(
+    config: Config, folder: OutputFolder, runner: str, until: str | None, log: pathlib.Path, lock: int
+) -> Iterator[subprocess.Popen]:
     """The process that runs the pipeline; when the block ends, so has it."""
     compiler = config.xla.environment(os.environ)
     environment = {
@@ -98,7 +102,7 @@ def _child(config: Config, folder: OutputFolder, runner: str, log: pathlib.Path,
         # In a session of its own, so that Ctrl-C reaches this process only, and the whole group can be ended. Its standard input
         # is never written to: it is closed when this process ends, in whatever way.
         process = subprocess.Popen(
-            _command(config, folder, runner),
+            [*_command(config, folder, runner), *(["--until", until] if until else [])],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -2,7 +2,7 @@
 
 `gemma-distill run` starts it as a process of its own:
 
-    python -P -m tfx_pipeline.local_runner --config-json '{"name": …}' --output DIR [--runner local|beam]
+    python -P -m tfx_pipeline.local_runner --config-json '{"name": …}' --output DIR [--runner local|beam] [--until COMPONENT]
 
 TensorFlow and TFX are imported inside functions: it takes twenty seconds, and a mistake should be told before.
 """
@@ -27,29 +27,38 @@ from gemma_tf_distill.monitoring.progress import emit
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.node_events import NodeEvents
 from tfx_pipeline.output_folder import OutputFolder, write_whole
+from tfx_pipeline.stops import STOPS, check_runner
 
 if TYPE_CHECKING:
-    from tfx_pipeline.report import Outcome
+    from tfx_pipeline.report import Outcome, Stopped
 
 RUNNERS = ("local", "beam")
 
 
-def run(config: Config, output: pathlib.Path, runner: str = "local") -> "Outcome":
+def run(config: Config, output: pathlib.Path, runner: str = "local", until: str | None = None) -> "Outcome | Stopped":
     """Runs the pipeline of a config, or what changed since the last run in the same folder, and writes `report.json`.
 
     Args:
       config: the experiment.
       output: the folder of the run (see `tfx_pipeline.output_folder`).
       runner: `local` (one node after the other) or `beam` (the nodes are steps of a Beam pipeline).
+      until: the component to stop after (`stops.STOPS`), without a report; none: to the end.
 
     Raises:
-      UserError: if the folder, or something that the config names, can't be used; also when only a component finds it.
+      UserError: if the strategy needs other processes, or the folder, or something that the config names, can't be used; also when only a
+        component finds it.
     """
     folder = OutputFolder(output)
+    check_runner(config, until)
     folder.check(config)
     emit("stage", stage="looking at teacher and corpus")
     from tfx_pipeline.checks import check_inputs
 
+    if config.strategy.name != "one_device" and until != STOPS[0]:
+        from gemma_tf_distill.training.strategies import make_strategy
+
+        # The devices that training will find, before anything runs on them: a CPU is only split in the beginning.
+        make_strategy(config.strategy)
     check_inputs(config)
     emit("stage", stage="starting TFX")
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -60,10 +69,10 @@ def run(config: Config, output: pathlib.Path, runner: str = "local") -> "Outcome
     from tfx.orchestration import metadata
 
     from tfx_pipeline.pipeline import create_pipeline
-    from tfx_pipeline.report import create_outcome, latest_run
+    from tfx_pipeline.report import create_outcome, create_stopped, latest_run
 
     connection = metadata.sqlite_metadata_connection_config(str(folder.metadata))
-    pipeline = create_pipeline(config, str(folder.pipeline_root), connection, str(folder.pushed))
+    pipeline = create_pipeline(config, str(folder.pipeline_root), connection, str(folder.pushed), until=until)
     nodes = [component.id for component in pipeline.components]
     emit("pipeline", nodes=nodes)
     events = NodeEvents()
@@ -79,7 +88,10 @@ def run(config: Config, output: pathlib.Path, runner: str = "local") -> "Outcome
         raise
     finally:
         absl_logging.get_absl_logger().removeHandler(events)
-    outcome = create_outcome(config, latest_run(metadata_store.MetadataStore(connection), config.name, nodes))
+    found = latest_run(metadata_store.MetadataStore(connection), config.name, nodes)
+    if until is not None:
+        return create_stopped(until, found)
+    outcome = create_outcome(config, found)
     write_whole(folder.report, json.dumps(outcome.report, indent=2) + "\n")
     return outcome
 
@@ -141,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The process that `gemma-distill run` starts; see the module's text.
 
     What goes wrong is told as an `error` event (`kind`: `user` or `failure`; `message`: one line), what a run came to as an
-    `outcome` event.
+    `outcome` or a `stopped` event.
 
     Returns:
       One of `tfx_pipeline.exit_codes`.
@@ -150,12 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-json", required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--runner", choices=RUNNERS, default="local")
+    parser.add_argument("--until", choices=STOPS)
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input is closed; needs a session of its own")
     options = parser.parse_args(arguments)
     if options.exit_with_parent:
         _exit_with_parent()
     try:
-        outcome = run(config_from_dict(json.loads(options.config_json)), options.output, options.runner)
+        outcome = run(config_from_dict(json.loads(options.config_json)), options.output, options.runner, options.until)
     except UserError as error:
         emit("error", kind="user", message=" ".join(str(error).split()))
         logging.exception("The run can't go on")
@@ -169,8 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         emit("error", kind="failure", message=_last_line(error))
         logging.exception("The run failed")
         return EXIT_FAILURE
-    emit("outcome", **dataclasses.asdict(outcome))
-    return EXIT_OK if outcome.report["blessed"] else EXIT_NOT_BLESSED
+    report = getattr(outcome, "report", None)
+    emit("stopped" if report is None else "outcome", **dataclasses.asdict(outcome))
+    return EXIT_OK if report is None or report["blessed"] else EXIT_NOT_BLESSED
 
 
 def _last_line(error: Exception) -> str:

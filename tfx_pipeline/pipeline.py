@@ -16,7 +16,8 @@ from tfx.types import standard_artifacts
 
 from components.corpus_gen.component import CorpusGen, corpus_gen_config
 from components.digest import source_digest
-from components.distiller.component import Distiller, distiller_config
+from components.distiller.component import Distiller
+from components.distiller.settings import distiller_config
 from components.exporter.component import Exporter, exporter_config
 from components.pusher.component import Pusher
 from components.quality_gate.baseline import LatestOtherBlessedModelStrategy
@@ -26,6 +27,7 @@ from components.teacher_scorer.component import TeacherScorer, teacher_scorer_co
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.fingerprint import corpus_fingerprint
 from gemma_tf_distill.gemma.teacher import teacher_fingerprint
+from tfx_pipeline.stops import nodes_until
 
 # Beam's DirectRunner would first try to download the Prism runner; this is what it falls back to.
 BEAM_ARGUMENTS = ("--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1")
@@ -37,6 +39,7 @@ def create_pipeline(
     metadata_connection_config: metadata_store_pb2.ConnectionConfig | None,
     push_directory: str,
     beam_pipeline_args: Sequence[str] = BEAM_ARGUMENTS,
+    until: str | None = None,
 ) -> Pipeline:
     """Builds the pipeline of a config. Every node is cached: it runs again when its inputs, its settings or its code changed.
 
@@ -47,6 +50,7 @@ def create_pipeline(
       metadata_connection_config: ML Metadata's database; none on Vertex AI, which has its own.
       push_directory: parent of the pushed versions, local or `gs://`.
       beam_pipeline_args: where and how Beam runs CorpusGen, StatisticsGen, TeacherScorer and Evaluator.
+      until: id of the last component, of those in `stops.STOPS`; none: all of them.
 
     Raises:
       CorpusError: if a source of the corpus is missing.
@@ -124,23 +128,27 @@ def create_pipeline(
         config=config.to_json(),
         source_digest=source_digest("components.pusher.component"),
     )
+    components = [
+        corpus_gen,
+        statistics_gen,
+        schema_gen,
+        example_validator,
+        teacher_scorer,
+        distiller,
+        *quantizers,
+        exporter,
+        baseline,
+        evaluator,
+        pusher,
+    ]
+    if until is not None:
+        kept = nodes_until([component.id for component in components], until)
+        components = [component for component in components if component.id in kept]
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
         metadata_connection_config=metadata_connection_config,
-        components=[
-            corpus_gen,
-            statistics_gen,
-            schema_gen,
-            example_validator,
-            teacher_scorer,
-            distiller,
-            *quantizers,
-            exporter,
-            baseline,
-            evaluator,
-            pusher,
-        ],
+        components=components,
         enable_cache=True,
         beam_pipeline_args=list(beam_pipeline_args),
     )

@@ -11,13 +11,14 @@ import tensorflow as tf
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.artifacts import EXPORT_REPORT, METRICS_FILE
+from components.artifact_files import EXPORT_REPORT, METRICS_FILE
 from components.quality_gate.results import OVERALL, read_failures, read_metrics
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.export.files import file_records
 from gemma_tf_distill.export.manifest import file_format
 from gemma_tf_distill.export.names import MANIFEST_FILE
+from tfx_pipeline.stops import FOLDERS
 
 _EXECUTION = metadata_store_pb2.Execution
 
@@ -85,6 +86,27 @@ class Outcome:
     report: dict[str, Any]
     failures: list[str]
     samples: list[dict[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """Where a run stopped that was to stop on the way.
+
+    Attributes:
+      until: the component.
+      folders: what was made so far and is of use elsewhere: `examples`, `tokenizer`, `student`, `model`.
+      seconds: of each node; 0 where it came from cache.
+    """
+
+    until: str
+    folders: dict[str, str]
+    seconds: dict[str, float]
+
+
+def create_stopped(until: str, nodes: Mapping[str, NodeRun]) -> Stopped:
+    """Puts together what there is of a run that stopped after `until`; `nodes` as of `latest_run`."""
+    folders = {told: node.outputs[output].uri for name, node in nodes.items() for told, output in FOLDERS.get(name, {}).items()}
+    return Stopped(until, folders, {name: round(node.seconds, 3) for name, node in nodes.items()})
 
 
 def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:

@@ -1,29 +1,11 @@
 """Distiller: scored windows in, a trained student out, and beside it a control that had no teacher."""
 
-import json
-
 from tfx import v1 as tfx
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.types import standard_artifacts
 
 from components.artifacts import Student, Tokenizer
 from components.distiller.distil import distil
-from components.teacher_scorer.address import target_address
-from gemma_tf_distill.config import Config
-
-
-def distiller_config(config: Config, corpus_fingerprint: str, teacher_fingerprint: str) -> str:
-    """What training depends on, as the component's `config`; arguments as of `teacher_scorer_config`."""
-    sections = json.loads(config.to_json("student", "attention", "distillation", "training", "xla"))
-    sections["student"].pop("vocabulary")
-    # Where compiled programs are kept changes nothing about them.
-    sections["xla"].pop("cache_dir")
-    teacher = {
-        "teacher": config.teacher.source,
-        "teacher_dtype": config.teacher.dtype,
-        "address": target_address(config, corpus_fingerprint, teacher_fingerprint),
-    }
-    return json.dumps({**sections, **teacher, "seed": config.seed, "window": config.corpus.window}, sort_keys=True)
 
 
 @tfx.dsl.components.component
@@ -42,7 +24,7 @@ def Distiller(
       tokenizer: the student's vocabulary.
       student: `student/` and `control/` (folders of `Gemma.save`) and `metrics.json`.
       model_run: TensorBoard event files of all runs.
-      config: `distiller_config`.
+      config: of `settings.distiller_config`.
       source_digest: of this component's code, so that changed code is run again.
 
     Raises:

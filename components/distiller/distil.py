@@ -2,11 +2,21 @@
 
 import json
 import os
+from typing import Any
 
 import keras
 
 from components.distiller.inputs import TrainingInputs, checkpoint_folder, remove_folder, write_metrics
-from gemma_tf_distill.config import AttentionConfig, DistillationConfig, StudentConfig, TrainingConfig, XlaConfig, section_from_json
+from gemma_tf_distill.config import (
+    AttentionConfig,
+    DistillationConfig,
+    StrategyConfig,
+    StudentConfig,
+    TrainingConfig,
+    XlaConfig,
+    section_from_json,
+)
+from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.data.first_windows import first_windows
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.student import build_student, kept_layers
@@ -15,17 +25,41 @@ from gemma_tf_distill.gemma.vocabulary import full_vocabulary
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.training.precision import with_precision
+from gemma_tf_distill.training.strategies import is_chief, make_strategy
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
-def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboard_uri: str, config: str, source_digest: str) -> None:
-    """Trains and saves the student and the control; see `Distiller` for the arguments. A killed one is resumed by the next."""
+def distil(
+    *,
+    examples_uri: str,
+    tokenizer_uri: str,
+    student_uri: str,
+    tensorboard_uri: str,
+    config: str,
+    source_digest: str,
+    checkpoints: str | None = None,
+) -> dict[str, Any]:
+    """Trains and saves the student and the control; see `Distiller` for the arguments. A killed one is resumed by the next.
+
+    With a strategy of several processes each of them calls this, and the chief writes.
+
+    Args:
+      checkpoints: the folder of checkpoints until all is done; none: `checkpoint_folder`.
+
+    Returns:
+      The figures that `metrics.json` holds; empty where this process is not the chief.
+    """
     settings = json.loads(config)
     training = section_from_json(TrainingConfig, config, "training")
     distillation = section_from_json(DistillationConfig, config, "distillation")
     attention = EfficientAttention(section_from_json(AttentionConfig, config, "attention"))
     xla = XLAOptimizer(section_from_json(XlaConfig, config, "xla"))
     student_config = section_from_json(StudentConfig, config, "student")
+    strategy_config = section_from_json(StrategyConfig, config, "strategy")
+    # First of all: once TensorFlow runs it takes no other processes or pieces of a CPU.
+    strategy = make_strategy(strategy_config)
+    check_share(training, strategy.num_replicas_in_sync)
+    chief = is_chief(strategy)
     seed = settings["seed"]
     keras.utils.set_random_seed(seed)
 
@@ -39,13 +73,16 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     left_out = describe_source(settings["teacher"])["vocabulary_size"] - len(words.kept_ids)
     teacher_parameters = teacher.parameters + left_out * teacher.backbone.hidden_dim
     kept = kept_layers(student_config, teacher.backbone.num_layers)
-    live_teacher = with_precision(teacher, settings["teacher_dtype"]) if distillation.needs_live_teacher else None
+    # Both were made on the host, whatever trains: only what training needs takes the devices' memory.
+    live_teacher = with_precision(teacher, settings["teacher_dtype"], strategy) if distillation.needs_live_teacher else None
     del teacher
+    model = with_precision(model, training.precision, strategy)
 
-    evaluate = HeldoutEvaluation(model, attention=attention)
+    evaluate = HeldoutEvaluation(model, attention=attention, strategy=strategy)
     initial_weights = model.backbone.get_weights()
     initial = evaluate(inputs.heldout)
-    checkpoints = checkpoint_folder(student_uri, config, source_digest, examples_uri, tokenizer_uri)
+    if checkpoints is None:
+        checkpoints = checkpoint_folder(student_uri, config, source_digest, examples_uri, tokenizer_uri)
 
     def run(name: str, learn_from_teacher: bool) -> HeldoutMetrics:
         model.backbone.set_weights(initial_weights)
@@ -66,8 +103,11 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
             seed=seed,
             attention=attention,
             xla=xla,
+            strategy=strategy,
+            steps_per_execution=strategy_config.steps_per_execution,
         )
-        with_precision(model, "float32").save(os.path.join(student_uri, name))
+        if chief:
+            with_precision(model, "float32").save(os.path.join(student_uri, name))
         return evaluate(inputs.heldout)
 
     control = run("control", learn_from_teacher=False) if training.control else None
@@ -86,5 +126,8 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
         "target_bytes_per_token": inputs.store.index["bytes_per_token"],
         "tokens": {"train": inputs.store.tokens, "heldout": student.tokens},
     }
+    if not chief:
+        return {}
     write_metrics(student_uri, metrics)
     remove_folder(checkpoints)
+    return metrics

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from components.artifacts import METRICS_FILE
+from components.artifact_files import METRICS_FILE
 from components.teacher_scorer.address import whole_address
 from gemma_tf_distill.config import DistillationConfig, TrainingConfig
 from gemma_tf_distill.data.batches import evaluation_batches
@@ -66,9 +66,9 @@ class TrainingInputs:
         )
         return cls(vocabulary, store, store.files(), heldout, training.batch_size, settings["seed"])
 
-    def batches(self, skip: int) -> tf.data.Dataset:
+    def batches(self, skip: int, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         """Training batches without the first `skip`, as `fit` takes them."""
-        return self.store.batches(self.files, batch_size=self.batch_size, seed=self.seed, skip=skip)
+        return self.store.batches(self.files, batch_size=self.batch_size, seed=self.seed, skip=skip, context=context)
 
 
 def checkpoint_folder(artifact_uri: str, *depends_on: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from components.artifacts import EXPORT_REPORT, FILES_FOLDER
+from components.artifact_files import EXPORT_REPORT, FILES_FOLDER
 from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_from_json
 from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.data.first_windows import first_windows

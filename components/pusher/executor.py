@@ -12,7 +12,7 @@ from tfx import types
 from tfx.components.pusher import executor as tfx_pusher
 from tfx.types import artifact_utils
 
-from components.artifacts import FILES_FOLDER
+from components.artifact_files import FILES_FOLDER
 from components.pusher.manifest import describe_version
 from gemma_tf_distill.export.files import copy_tree
 from gemma_tf_distill.export.names import MANIFEST_FILE, SAVED_MODEL_FOLDER, TOKENIZER_FILE

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tfx import types
 
-from components.artifacts import EXPORT_REPORT, METRICS_FILE
+from components.artifact_files import EXPORT_REPORT, METRICS_FILE
 from components.quality_gate.results import OVERALL, read_metrics
 from gemma_tf_distill.export.manifest import write_documents
 

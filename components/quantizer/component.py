@@ -7,7 +7,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.types import standard_artifacts
 
 from components.artifacts import Student, Tokenizer
-from components.distiller.component import distiller_config
+from components.distiller.settings import distiller_config
 from components.quantizer.quantize import quantize
 from gemma_tf_distill.config import Config
 

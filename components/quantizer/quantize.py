@@ -7,12 +7,13 @@ import os
 import keras
 import tensorflow as tf
 
-from components.artifacts import METRICS_FILE
+from components.artifact_files import METRICS_FILE
 from components.distiller.inputs import TrainingInputs, checkpoint_folder, remove_folder, write_metrics
 from gemma_tf_distill.config import (
     AttentionConfig,
     DistillationConfig,
     QuantizationConfig,
+    StrategyConfig,
     StudentConfig,
     TrainingConfig,
     XlaConfig,
@@ -61,6 +62,7 @@ def quantize(
         seed=settings["seed"],
         attention=EfficientAttention(section_from_json(AttentionConfig, config, "attention")),
         xla=XLAOptimizer(section_from_json(XlaConfig, config, "xla")),
+        steps_per_execution=section_from_json(StrategyConfig, config, "strategy").steps_per_execution,
     )
     with_precision(model, "float32").save(os.path.join(quantized_uri, "student"))
     with tf.io.gfile.GFile(os.path.join(student_uri, METRICS_FILE)) as file:

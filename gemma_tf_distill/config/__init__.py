@@ -21,6 +21,7 @@ from gemma_tf_distill.config.sections import (
     TeacherConfig,
     WidthCut,
 )
+from gemma_tf_distill.config.strategy import StrategyConfig
 from gemma_tf_distill.config.training import TrainingConfig
 from gemma_tf_distill.config.xla import XlaConfig
 
@@ -37,6 +38,7 @@ __all__ = [
     "OnPolicyConfig",
     "QuantizationConfig",
     "Schedule",
+    "StrategyConfig",
     "StudentConfig",
     "StudentSizes",
     "TeacherConfig",

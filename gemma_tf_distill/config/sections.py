@@ -12,6 +12,7 @@ from gemma_tf_distill.config.attention import AttentionConfig
 from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.config.distillation import DistillationConfig
 from gemma_tf_distill.config.quantization import QuantizationConfig
+from gemma_tf_distill.config.strategy import StrategyConfig, check_strategy
 from gemma_tf_distill.config.training import TrainingConfig
 from gemma_tf_distill.config.xla import XlaConfig
 
@@ -291,6 +292,7 @@ class Config:
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
     xla: XlaConfig = dataclasses.field(default_factory=XlaConfig)
     quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
     export: ExportConfig = ExportConfig()
@@ -311,6 +313,7 @@ class Config:
             f"below corpus.window ({self.corpus.window}), so that there is something to write",
             on_policy.prompt_tokens,
         )
+        check_strategy(self.strategy, self.training, self.distillation, self.quantization)
         quantized_batch = self.quantization.windows_a_step(self.training.batch_size)
         check(
             quantized_batch % self.training.accumulation_steps == 0,

@@ -1,5 +1,6 @@
 """What a run came to, as text for a person."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,26 @@ def render_outcome(report: Mapping[str, Any], failures: Sequence[str], samples: 
       samples: `prompt`, `teacher` and `student` each.
     """
     return "\n\n".join(part for part in (_models(report), _files(report), _verdict(report, failures), _samples(samples)) if part)
+
+
+def render_stop(stopped: Mapping[str, Any], command: Sequence[str]) -> str:
+    """Where a run stopped, what there is, and how to go on.
+
+    Args:
+      stopped: the content of a `stopped` event.
+      command: the beginning of the command that trains on the examples.
+    """
+    folders = stopped["folders"]
+    options = [part for name in ("examples", "tokenizer") for part in (f"--{name}", folders[name])]
+    return "\n".join(
+        [
+            f"stopped after {stopped['until']}",
+            _table(list(folders.items())),
+            "",
+            "to train on them, here or on a machine that they were copied to:",
+            f"  {shlex.join([*command, *options])} --output DIR",
+        ]
+    )
 
 
 def _models(report: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gemma_tf_distill.config import Config
+from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.abstract import abstract_gemma
 from gemma_tf_distill.gemma.student import student_architecture
@@ -97,7 +98,7 @@ def preflight(
     """
     chip = chip_of(topology)
     devices = device_count(topology)
-    _check_share(config, devices)
+    check_share(config.training, devices)
     teacher = describe_source(config.teacher.source)
     if words is None:
         words = config.student.vocabulary if isinstance(config.student.vocabulary, int) else teacher["vocabulary_size"]
@@ -131,17 +132,6 @@ def preflight(
         proposal=None if chosen is None else _settings(chosen, words, devices),
         changes={} if chosen is None else _changes(config, chosen),
     )
-
-
-def _check_share(config: Config, devices: int) -> None:
-    unit = devices * config.training.accumulation_steps
-    windows = config.training.batch_size
-    if windows % unit:
-        nearest = [size for size in (windows // unit * unit, (windows // unit + 1) * unit) if size]
-        raise ConfigError(
-            f"training.batch_size is {windows}, which {devices} devices with {config.training.accumulation_steps} accumulation steps each "
-            f"can't share: choose {' or '.join(map(str, nearest))}"
-        )
 
 
 def _student_sizes(config: Config, teacher: Mapping[str, Any], words: int) -> dict[str, Any]:

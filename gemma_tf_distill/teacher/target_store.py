@@ -173,15 +173,18 @@ class TargetStore:
         """Of the batches of `files`; see `batches`."""
         return TPUBatchProcessor(files, window=self._window, batch_size=batch_size, seed=seed, parse=self._parse)
 
-    def batches(self, files: Sequence[str], *, batch_size: int, seed: int, skip: int = 0) -> tf.data.Dataset:
-        """Endless full batches of `files`, in the order and with the resumption of `TPUBatchProcessor`.
+    def batches(
+        self, files: Sequence[str], *, batch_size: int, seed: int, skip: int = 0, context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
+        """Endless full batches of `files`, in the order and with the resumption of `TPUBatchProcessor`; with a context, a process's shares.
 
         Returns:
           A dataset of `tokens` int32 [B, T] and, unless the kind is `dense`, `teacher_ids` int32 [B, N, words] and
           `teacher_log_probs` float32 [B, N, words] (nats; of draws, the log of a word's share); free places hold word 0 and
           `transfer.supports.NO_WORD`.
         """
-        return self.batch_processor(files, batch_size=batch_size, seed=seed).batches(skip)
+        processor = self.batch_processor(files, batch_size=batch_size, seed=seed)
+        return processor.batches(skip) if context is None else processor.dataset_for(context, skip)
 
     def _parse(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         window, words = self._window, self.address.words

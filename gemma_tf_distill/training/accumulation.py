@@ -13,6 +13,8 @@ from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss, cou
 
 # From a part of the batch, teacher, student, the tokens that count in the whole batch, and the part's index, to float32 scalars.
 PartLoss = Callable[[Batch, Gemma | None, Gemma, tf.Tensor, tf.Tensor], Metrics]
+# From a batch and the tokens that count in all of it, to the scalars and the gradients of a replica's share.
+Gradients = Callable[[Batch, tf.Tensor], tuple[Metrics, list[tf.Tensor]]]
 
 
 def gradient_accumulation_step(
@@ -25,6 +27,7 @@ def gradient_accumulation_step(
     loss: PartLoss | None = None,
     variables: Sequence[keras.Variable] | None = None,
     clip_norm: float | None = None,
+    compiled: Callable[[Gradients], Gradients] | None = None,
 ) -> Metrics:
     """One optimizer step on a batch that is read in parts: the update of the whole batch, with the memory of a part.
 
@@ -41,6 +44,7 @@ def gradient_accumulation_step(
         `batch_loss` with the default config.
       variables: what to train; none: all of the student's.
       clip_norm: global gradient norm above which gradients are scaled down; none: they are not.
+      compiled: compiles what a replica computes by itself, where the step as a whole is not compiled; none: as it is.
 
     Returns:
       The loss's scalars for the whole batch, `gradient_norm` (before clipping) and `tokens` (that count).
@@ -55,15 +59,17 @@ def gradient_accumulation_step(
     mask = counting_mask(batch)
     counted, replicas = tf.reduce_sum(mask), replicas_in_sync()
     if replicas > 1:
-        counted = _summed(counted)
+        counted = summed_over_replicas(counted)
 
-    def part_loss(part: Batch, index: tf.Tensor) -> Metrics:
-        return loss(part, teacher_model, student_model, tf.maximum(counted, 1.0), index)
+    def gradients_of(batch: Batch, counted: tf.Tensor) -> tuple[Metrics, list[tf.Tensor]]:
+        def part_loss(part: Batch, index: tf.Tensor) -> Metrics:
+            return loss(part, teacher_model, student_model, tf.maximum(counted, 1.0), index)
 
-    values = [variable.value for variable in variables]
-    terms, gradients = accumulated_gradients(part_loss, {**batch, "mask": mask}, values, accumulation_steps)
+        return accumulated_gradients(part_loss, batch, [variable.value for variable in variables], accumulation_steps)
+
+    terms, gradients = (gradients_of if compiled is None else compiled(gradients_of))({**batch, "mask": mask}, counted)
     if replicas > 1:
-        terms, gradients = _summed((terms, gradients))
+        terms, gradients = summed_over_replicas((terms, gradients))
     norm = tf.linalg.global_norm(gradients)
     if clip_norm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
@@ -75,6 +81,16 @@ def gradient_accumulation_step(
 def replicas_in_sync() -> int:
     """How many replicas share this step: 1 outside of `strategy.run`."""
     return 1 if tf.distribute.in_cross_replica_context() else tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def replica_index() -> int | tf.Tensor:
+    """Which of these replicas this is, from 0; int32 where it is known only when the step runs."""
+    return 0 if tf.distribute.in_cross_replica_context() else tf.distribute.get_replica_context().replica_id_in_sync_group
+
+
+def summed_over_replicas(values: Any) -> Any:
+    """Tensors, in any structure, summed over the replicas that share this step."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def accumulated_gradients(
@@ -133,7 +149,3 @@ def accumulated_gradients(
 
 def _default_loss(part: Batch, teacher: Gemma | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
     return batch_loss(part, teacher, student, token_count, distillation=DistillationConfig())
-
-
-def _summed(values: Any) -> Any:
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)

@@ -10,6 +10,8 @@ from gemma_tf_distill.gemma.attention_in_place import efficient_attention
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
+from gemma_tf_distill.training.accumulation import replicas_in_sync, summed_over_replicas
+from gemma_tf_distill.training.strategies import compiled_replica, distributed, first_replica
 from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets
 from gemma_tf_distill.transfer.vocabulary_loss import Targets, vocabulary_loss
 
@@ -35,27 +37,43 @@ class HeldoutMetrics(NamedTuple):
 class HeldoutEvaluation:
     """Evaluates one model; compiled once, so that it can be asked again after more training."""
 
-    def __init__(self, model: Gemma, quantization: ModelQuantization | None = None, attention: EfficientAttention | None = None):
+    def __init__(
+        self,
+        model: Gemma,
+        quantization: ModelQuantization | None = None,
+        attention: EfficientAttention | None = None,
+        strategy: tf.distribute.Strategy | None = None,
+    ):
         """Args:
         model: the one to evaluate, also after more training.
         quantization: of that model, to evaluate it as it will run, with what enters each product quantised; none: in float.
         attention: how the model computes its; none: as KerasHub does.
+        strategy: whose replicas share each batch, and under whose scope the model was made; none: one device.
         """
         self._model = model
         self._quantization = quantization
         self._attention = attention
-        self._sums = tf.function(self._batch_sums, jit_compile=True)
+        self._strategy = tf.distribute.get_strategy() if strategy is None else strategy
+        self._share_sums = compiled_replica(self._batch_sums, self._strategy)
+        self._sums = tf.function(self._run, autograph=False)
 
     def __call__(self, batches: tf.data.Dataset) -> HeldoutMetrics:
         """Means over `evaluation_batches`, whose targets were scored at temperature 1."""
         total: dict[str, float] = {}
-        for batch in batches:
+        for batch in distributed(self._strategy, batches):
             for name, value in self._sums(batch).items():
                 total[name] = total.get(name, 0.0) + float(value)
         tokens = total["tokens"]
         return HeldoutMetrics(
             total["nll"] / tokens, total["kl"] / tokens, total["hits"] / tokens, total["teacher_nll"] / tokens, round(tokens)
         )
+
+    def _run(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        def replica(share: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            sums = self._share_sums(share)
+            return summed_over_replicas(sums) if replicas_in_sync() > 1 else sums
+
+        return first_replica(self._strategy, self._strategy.run(replica, args=(batch,)))
 
     def _batch_sums(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         labels, mask = labels_and_mask(batch["tokens"])

@@ -1,13 +1,15 @@
 """The loop around the step: checkpoints that resume to the same bits, TensorBoard scalars, progress."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
+from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.data.batch_processor import prefetch_to_device
 from gemma_tf_distill.data.examples import model_inputs
 from gemma_tf_distill.errors import UserError
@@ -16,9 +18,12 @@ from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.monitoring.input_wait import InputWait
 from gemma_tf_distill.monitoring.progress import progress, warn
 from gemma_tf_distill.quantization.apply import ModelQuantization
+from gemma_tf_distill.training.checkpoints import Checkpoints
+from gemma_tf_distill.training.execution import Execution
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.on_policy import OnPolicySampler
 from gemma_tf_distill.training.optimizers import make_optimizer
+from gemma_tf_distill.training.strategies import is_chief
 from gemma_tf_distill.training.trainer import DistillationTrainer
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
@@ -55,7 +60,7 @@ def steps_for(config: TrainingConfig, windows: int) -> int:
 def fit(
     student: Gemma,
     run: Run,
-    batches: Callable[[int], tf.data.Dataset],
+    batches: Callable[..., tf.data.Dataset],
     *,
     training: TrainingConfig,
     distillation: DistillationConfig,
@@ -66,13 +71,16 @@ def fit(
     quantization: QuantizationConfig | None = None,
     attention: EfficientAttention | None = None,
     xla: XLAOptimizer | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    steps_per_execution: int = 1,
 ) -> None:
     """Trains `student` in place, from the run's last checkpoint where there is one.
 
     Args:
       student: the model, at its initial weights.
       run: names and folders.
-      batches: from the number of batches to leave out to the batches that follow, as `training_batches` gives them.
+      batches: from the number of batches to leave out to the batches that follow; where several replicas share them also given a process's
+        `tf.distribute.InputContext`, for its share (`TPUBatchProcessor.dataset_for`).
       training: its config.
       distillation: its config.
       total_steps: optimizer steps in all, those before a resumption included.
@@ -82,19 +90,24 @@ def fit(
       quantization: with a scheme: the student learns as it will be stored, and its matrices lie on their lattices at the end.
       attention: how student and live teacher compute theirs; none: as KerasHub does.
       xla: what compiles a step; none: whole steps, without flags.
+      strategy: whose replicas share each batch, and under whose scope student and teacher were made; none: one device.
+      steps_per_execution: steps that one call takes, a divisor of the steps between checkpoints and between log lines.
 
     Raises:
-      ConfigError: if a layer mapping, the prompt length or the quantization does not fit.
+      ConfigError: if a layer mapping, the prompt length, the quantization or the batch does not fit, or processes would resume apart.
       DivergenceError: if the loss is not finite, or stored targets are not numbers or of words that the student does not have; nothing
         that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
     """
+    strategy = tf.distribute.get_strategy() if strategy is None else strategy
+    check_share(training, strategy.num_replicas_in_sync)
     quantized = None if quantization is None else ModelQuantization(student, quantization)
     pairs, own_words = LayerPairs(), None
     if run.learn_from_teacher and teacher is not None:
         tokens = next(iter(batches(0).take(1)))["tokens"]
         calibration = model_inputs(tokens[:_CALIBRATION_WINDOWS])
-        pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=calibration)
+        with strategy.scope():
+            pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=calibration)
         if distillation.on_policy.fraction:
             own_words = OnPolicySampler(student, distillation.on_policy, tokens.shape[1], seed, quantized)
 
@@ -115,36 +128,46 @@ def fit(
     # What the student wrote is no text to learn by heart: only the teacher's opinion of it counts.
     own_trainer = make_trainer(dataclasses.replace(distillation, alpha=1.0))
 
-    variables = trainer.trainable_variables(teacher, student)
-    optimizer = make_optimizer(training, total_steps, variables)
-    checkpoint = tf.train.Checkpoint(
+    with strategy.scope():
+        optimizer = make_optimizer(training, total_steps, trainer.trainable_variables(teacher, student))
+    checkpoints = Checkpoints(
+        strategy,
+        run.checkpoints,
         backbone=student.backbone,
         optimizer=optimizer,
         projectors=pairs.trainable_variables,
         quantization=[] if quantized is None else quantized.variables,
     )
-    manager = tf.train.CheckpointManager(checkpoint, run.checkpoints, max_to_keep=1)
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-    begun = int(optimizer.iterations.numpy())
-    step, targets_fit = begun, tf.constant(True)
+    checkpoints.restore()
+    begun = step = int(optimizer.iterations.numpy())
+    checkpoints.agree(begun)
     words = student.backbone.vocabulary_size
+    execute = Execution(strategy, lambda batch: trainer.train_step(batch, teacher, student, optimizer), words)
+    if strategy.num_replicas_in_sync == 1:
+        data = prefetch_to_device(batches(begun))
+    else:
+        data = strategy.distribute_datasets_from_function(lambda context: batches(begun, context))
+    # Several steps in one call ask for their batches themselves.
+    waiting = InputWait(data) if steps_per_execution == 1 else None
+    iterator, wrong_targets = iter(data if waiting is None else waiting), 0.0
     clock = time.monotonic()
-    writer = tf.summary.create_file_writer(run.tensorboard)
-    waiting = InputWait(prefetch_to_device(batches(begun).take(total_steps - begun)))
-    with writer.as_default():
-        for batch in waiting:
+    writer = tf.summary.create_file_writer(run.tensorboard) if is_chief(strategy) else tf.summary.create_noop_writer()
+    with contextlib.closing(checkpoints), writer.as_default():
+        while step < total_steps:
+            steps = min(steps_per_execution, total_steps - step)
             if own_words is not None and own_words.chooses(step):
-                metrics = own_trainer.train_step(own_words(batch["tokens"], step), teacher, student, optimizer)
+                tokens = next(iterator)["tokens"]
+                metrics = own_trainer.train_step(own_words(tokens, step), teacher, student, optimizer)
+                metrics["window_tokens"] = tf.size(tokens)
             else:
-                metrics = trainer.train_step(batch, teacher, student, optimizer)
-                targets_fit = tf.logical_and(targets_fit, _targets_fit(batch, words))
-            step += 1
-            logs = step == begun + 1 or step % training.log_every == 0 or step == total_steps
+                metrics = execute(iterator, steps)
+                wrong_targets += metrics.pop("wrong_targets")
+            step += steps
+            logs = step == begun + steps or step % training.log_every == 0 or step == total_steps
             saves = step % training.checkpoint_every == 0 and step < total_steps
             if logs or saves:
                 values = {name: float(value) for name, value in metrics.items()}
-                if not bool(targets_fit):
+                if wrong_targets:
                     raise DivergenceError(
                         f"{run.name} met teacher's targets by step {step} of {total_steps} that are not all numbers, or of words beyond "
                         f"its {words}: score the corpus again"
@@ -156,7 +179,7 @@ def fit(
                         f"(now {training.learning_rate:g}) or raise training.warmup_fraction"
                     )
             if logs:
-                window_tokens = int(tf.size(batch["tokens"]))
+                window_tokens = int(values.pop("window_tokens"))
                 rate = (step - begun) * window_tokens / (time.monotonic() - clock)
                 for name, value in values.items():
                     if name not in ("gradient_norm", "tokens"):
@@ -164,22 +187,14 @@ def fit(
                 tf.summary.scalar("train/gradient_norm", values["gradient_norm"], step)
                 tf.summary.scalar("train/learning_rate", float(optimizer.learning_rate), step)
                 tf.summary.scalar("data/tokens_per_second", rate, step)
-                if waiting.fraction is not None:
+                if waiting is not None and waiting.fraction is not None:
                     tf.summary.scalar("data/wait_fraction", waiting.fraction, step)
-                if advice := waiting.advice():
+                if waiting is not None and (advice := waiting.advice()):
                     warn(f"{run.name}: {advice}")
                 writer.flush()
-                progress(run.name, step * window_tokens, total_steps * window_tokens, loss=values["loss"])
+                if is_chief(strategy):
+                    progress(run.name, step * window_tokens, total_steps * window_tokens, loss=values["loss"])
             if saves:
-                manager.save(step)
+                checkpoints.save(step)
     if quantized is not None:
         quantized.settle()
-
-
-def _targets_fit(batch: Mapping[str, tf.Tensor], words: int) -> tf.Tensor:
-    """Whether a batch's stored targets are numbers, of words that there are. XLA would read a word's place beyond the last as the last."""
-    if "teacher_ids" not in batch:
-        return tf.constant(True)
-    ids = batch["teacher_ids"]
-    known = tf.reduce_all((ids >= 0) & (ids < words))
-    return tf.logical_and(known, tf.reduce_all(tf.math.is_finite(batch["teacher_log_probs"])))

@@ -35,7 +35,7 @@ class QuantizedMetrics(NamedTuple):
 def fit_quantized(
     student: Gemma,
     run: Run,
-    batches: Callable[[int], tf.data.Dataset],
+    batches: Callable[..., tf.data.Dataset],
     heldout: tf.data.Dataset,
     *,
     training: TrainingConfig,
@@ -47,6 +47,7 @@ def fit_quantized(
     seed: int = 0,
     attention: EfficientAttention | None = None,
     xla: XLAOptimizer | None = None,
+    steps_per_execution: int = 1,
 ) -> QuantizedMetrics:
     """Trains a float student in place until its matrices lie on their lattices; arguments as of `fit`, and:
 
@@ -66,6 +67,7 @@ def fit_quantized(
       seed: of what is random.
       attention: how student and live teacher compute theirs; none: as KerasHub does.
       xla: what compiles a step; none: whole steps, without flags.
+      steps_per_execution: steps that one call takes.
 
     Raises:
       ConfigError: without a scheme, and as of `fit`.
@@ -98,6 +100,7 @@ def fit_quantized(
             quantization=quantization,
             attention=attention,
             xla=xla,
+            steps_per_execution=steps_per_execution,
         )
     else:
         as_it_runs.settle()

@@ -10,11 +10,12 @@ from gemma_tf_distill.errors import ConfigError, WeightsError
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import ModelQuantization
-from gemma_tf_distill.training.accumulation import gradient_accumulation_step, replicas_in_sync
+from gemma_tf_distill.training.accumulation import gradient_accumulation_step, replica_index, replicas_in_sync
 from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.progressive_dropout import ProgressiveDropout
 from gemma_tf_distill.training.schedules import value_at
+from gemma_tf_distill.training.strategies import compiles_itself
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
@@ -109,8 +110,8 @@ class DistillationTrainer:
             def step(batch: Batch) -> Metrics:
                 return self.step(batch, teacher, student_model, optimizer)
 
-            # Between replicas gradients are summed, which XLA does on TPUs, where `strategy.run` is compiled as a whole.
-            self._steps[key] = step if replicas_in_sync() > 1 else self._xla.compile(step)
+            # In a replica, `step` has what can be compiled by itself compiled.
+            self._steps[key] = step if tf.distribute.has_strategy() else self._xla.compile(step)
         return self._steps[key](batch)
 
     def _check(self, batch: Batch, teacher: Gemma | None, student: Gemma) -> None:
@@ -135,8 +136,14 @@ class DistillationTrainer:
         return self._pairs
 
     def step(self, batch: Batch, teacher: Gemma | None, student: Gemma, optimizer: keras.Optimizer) -> Metrics:
-        """What `train_step` compiles: for a caller that traces it, with arguments that were checked and an optimizer that is built."""
+        """What `train_step` compiles: for a caller that traces it, with arguments that were checked and an optimizer that is built.
+
+        In a replica, XLA compiles the gradients of its share; their sum over the replicas, which XLA knows on TPUs only (where all of
+        `strategy.run` is compiled), and the update are TensorFlow's. Replica r with P parts draws as one device does for parts rP to
+        rP + P - 1.
+        """
         parts = self._training.accumulation_steps
+        all_parts, first_part = replicas_in_sync() * parts, replica_index() * parts
         pairs = self._layer_pairs(teacher, student)
         iterations = tf.cast(optimizer.iterations.value, tf.int32)
         progress = tf.minimum(tf.cast(iterations, tf.float32) / max(1, (self._total_steps or 1) - 1), 1.0)
@@ -147,7 +154,7 @@ class DistillationTrainer:
             self._quantization.track(frozen=(iterations >= total - frozen_steps) if frozen_steps else False)
 
         def loss(part: Batch, teacher: Gemma | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
-            seed = tf.stack([self._seed, iterations * parts + index])
+            seed = tf.stack([self._seed, iterations * all_parts + first_part + index])
             scales = None
             if self._training.layer_dropout:
                 dropout = ProgressiveDropout(student.backbone.num_layers, self._training.layer_dropout)
@@ -178,6 +185,7 @@ class DistillationTrainer:
             loss=loss,
             variables=self.trainable_variables(teacher, student),
             clip_norm=self._training.clip_norm,
+            compiled=self._xla.compile if tf.distribute.has_strategy() and not compiles_itself(tf.distribute.get_strategy()) else None,
         )
         for name, value in (("alpha", alpha), ("temperature", temperature)):
             if self._learn_from_teacher and tf.is_tensor(value):

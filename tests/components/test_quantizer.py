@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.distiller.component import distiller_config
 from components.distiller.distil import distil
+from components.distiller.settings import distiller_config
 from components.exporter.component import exporter_config
 from components.exporter.export import export
 from components.quantizer.component import quantizer_config

@@ -162,6 +162,24 @@ def test_a_second_run_with_nothing_changed_comes_from_cache(first, values, outpu
     assert len(versions(output)) == 1
 
 
+def test_what_a_stopped_run_names_can_be_trained_on_elsewhere(first, values, output, tmp_path):
+    from components.distiller.workers import train_on_folders
+
+    before = (output / "report.json").read_bytes()
+    for_tpu = config_from_dict({**values, "strategy": {"name": "tpu"}})
+    stopped = local_runner.run(for_tpu, output, until="TeacherScorer")
+    assert (stopped.until, set(stopped.folders)) == ("TeacherScorer", {"tokenizer", "examples"})
+    # Up to there everything comes from cache: where it is trained changes nothing about the targets.
+    assert stopped.seconds == dict.fromkeys(["CorpusGen", "StatisticsGen", "TeacherScorer", "SchemaGen", "ExampleValidator"], 0)
+    assert (output / "report.json").read_bytes() == before
+    here = with_changes({**values, "xla": {"jit_scope": "none"}}, training={"epochs": 0.1, "control": False})
+    metrics = train_on_folders(here, stopped.folders["examples"], stopped.folders["tokenizer"], str(tmp_path / "out"))
+    assert metrics["tokens"] == first["tokens"]
+    assert (tmp_path / "out" / "student" / "config.json").exists()
+    with pytest.raises(ConfigError, match=r"strategy\.name is tpu, which needs tensorflow-tpu.*run --until TeacherScorer here"):
+        local_runner.run(for_tpu, output)
+
+
 @pytest.mark.parametrize(("runner", "limit"), [("local", 3.5), ("beam", 3.0)])
 def test_a_changed_threshold_runs_evaluator_and_pusher_only(first, values, output, runner, limit):
     before = versions(output)

@@ -96,6 +96,24 @@ def test_setup_takes_extras_and_asks_for_a_new_glibc_only_with_tfx(scripted, ext
     assert (scripted.calls("glibc") == ["glibc"]) == needs_glibc
 
 
+def test_setup_of_a_tpu_vm_takes_tensorflow_tpu_in_place_of_tensorflow(scripted):
+    done = set_up(scripted, "packages", TENSORFLOW="tpu", EXTRAS="")
+    assert done.returncode == 0, done.stderr
+    (install,) = scripted.calls("uv pip install")
+    assert "--constraint .venv/constraints-tpu.txt --requirement pyproject.toml" in install
+    assert install.endswith("--override scripts/tensorflow-tpu.txt tensorflow-tpu")
+    before, after = ((scripted.folder / name).read_text().splitlines() for name in ("constraints.txt", ".venv/constraints-tpu.txt"))
+    gone = {line.split("==")[0] for line in {*before} - {*after}}
+    assert gone == {"tensorflow", "tensorflow-text", "tf-keras", "tensorboard", "libtpu"}
+
+
+@pytest.mark.parametrize("variables", [{"TENSORFLOW": "gpu", "EXTRAS": ""}, {"TENSORFLOW": "tpu", "EXTRAS": "dev"}])
+def test_setup_refuses_another_tensorflow_and_extras_that_need_the_plain_one(scripted, variables):
+    done = set_up(scripted, "packages", **variables)
+    assert done.returncode == 2
+    assert "(TENSORFLOW=tpu EXTRAS= make setup)" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "reason"), [("venv", "no Python 3.11"), ("pip", "apt-get install g++")], ids=["no Python", "no compiler"]
 )

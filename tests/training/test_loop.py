@@ -47,8 +47,8 @@ class Dying:
     def __init__(self, dataset, after):
         self._dataset, self._after = dataset, after
 
-    def take(self, count):
-        for i, batch in enumerate(self._dataset.take(count)):
+    def __iter__(self):
+        for i, batch in enumerate(self._dataset):
             if i == self._after:
                 raise Killed
             yield batch

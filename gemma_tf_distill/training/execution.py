@@ -1,0 +1,74 @@
+"""Optimizer steps on all replicas of a strategy, several of them in one call."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from gemma_tf_distill.training.accumulation import replicas_in_sync, summed_over_replicas
+from gemma_tf_distill.training.batch_loss import Batch, Metrics
+from gemma_tf_distill.training.strategies import first_replica
+
+
+class Execution:
+    """Calls a step for the next batches of an iterator.
+
+    A step that is alone gets its batch from Python. Several run in a loop inside one `tf.function`, which asks the iterator itself: between
+    them no Python runs, and nothing is read back.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, step: Callable[[Batch], Metrics], words: int):
+        """Args:
+        strategy: whose replicas the step runs on.
+        step: a replica's, from its share of a batch to float32 scalars that are the same on all replicas.
+        words: of the student; stored targets of others are counted.
+        """
+        self._strategy = strategy
+        self._step = step
+        self._words = words
+        self._one = tf.function(self._run, autograph=False)
+        self._several = tf.function(self._loop, autograph=False, reduce_retracing=True)
+
+    def __call__(self, iterator: Iterator[Batch], steps: int) -> Metrics:
+        """Takes so many steps.
+
+        Returns:
+          The last step's scalars, and besides `window_tokens` (in a batch of all replicas), and `wrong_targets`, how many of the replicas'
+          batches held targets that are not numbers or of words that there are not.
+        """
+        if steps == 1:
+            return self._one(next(iterator))
+        return self._several(iterator, tf.constant(steps))
+
+    def _run(self, batch: Batch) -> Metrics:
+        return first_replica(self._strategy, self._strategy.run(self._replica, args=(batch,)))
+
+    def _replica(self, batch: Batch) -> Metrics:
+        replicas = replicas_in_sync()
+        wrong = tf.cast(tf.logical_not(_targets_fit(batch, self._words)), tf.float32)
+        return {
+            **self._step(batch),
+            "window_tokens": tf.constant(float(tf.TensorShape(batch["tokens"].shape).num_elements() * replicas)),
+            "wrong_targets": summed_over_replicas(wrong) if replicas > 1 else wrong,
+        }
+
+    def _loop(self, iterator: Any, steps: tf.Tensor) -> Metrics:
+        # The scalars' names are known only after a look at the step; an abstract trace gives them without computing anything.
+        names = tf.function(self._run, autograph=False).get_concrete_function(iterator.element_spec).structured_outputs
+
+        def more(index: tf.Tensor, last: Metrics, wrong: tf.Tensor) -> tuple[tf.Tensor, Metrics, tf.Tensor]:
+            metrics = self._run(next(iterator))
+            return index + 1, metrics, wrong + metrics["wrong_targets"]
+
+        begin = tf.constant(0), {name: tf.constant(0.0) for name in names}, tf.constant(0.0)
+        _, metrics, wrong = tf.while_loop(lambda index, *_: index < steps, more, begin)
+        return {**metrics, "wrong_targets": wrong}
+
+
+def _targets_fit(batch: Batch, words: int) -> tf.Tensor:
+    """Whether a batch's stored targets are numbers, of words that there are. XLA would read a word's place beyond the last as the last."""
+    if "teacher_ids" not in batch:
+        return tf.constant(True)
+    ids = batch["teacher_ids"]
+    known = tf.reduce_all((ids >= 0) & (ids < words))
+    return tf.logical_and(known, tf.reduce_all(tf.math.is_finite(batch["teacher_log_probs"])))
