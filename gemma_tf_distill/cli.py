@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         "--largest-batch",
         action="store_true",
         dest="largest",
-        help="propose the largest training.batch_size that fits",
+        help="propose the largest training.batch_size that fits (up to six compilations more)",
     )
     preflight.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
     preflight.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
