@@ -12,6 +12,7 @@ from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.student import build_student, kept_layers
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.gemma.vocabulary import full_vocabulary
+from gemma_tf_distill.training.devices import check_teacher_device, on_device
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.training.precision import with_precision
@@ -28,6 +29,7 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     student_config = section_from_json(StudentConfig, config, "student")
     seed = settings["seed"]
     keras.utils.set_random_seed(seed)
+    check_teacher_device(training.teacher_device)
 
     inputs = TrainingInputs.open(examples_uri, tokenizer_uri, settings, training, distillation)
     teacher = load_teacher(settings["teacher"], vocabulary=inputs.vocabulary)
@@ -39,7 +41,9 @@ def distil(*, examples_uri: str, tokenizer_uri: str, student_uri: str, tensorboa
     left_out = describe_source(settings["teacher"])["vocabulary_size"] - len(words.kept_ids)
     teacher_parameters = teacher.parameters + left_out * teacher.backbone.hidden_dim
     kept = kept_layers(student_config, teacher.backbone.num_layers)
-    live_teacher = with_precision(teacher, settings["teacher_dtype"]) if distillation.needs_live_teacher else None
+    live_teacher = None
+    if distillation.needs_live_teacher:
+        live_teacher = on_device(with_precision(teacher, settings["teacher_dtype"]), training.teacher_device)
     del teacher
 
     evaluate = HeldoutEvaluation(model, attention=attention)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
 from gemma_tf_distill.data.examples import model_inputs
-from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.errors import ConfigError, UserError
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.monitoring.progress import progress
@@ -17,6 +17,7 @@ from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.on_policy import OnPolicySampler
 from gemma_tf_distill.training.optimizers import make_optimizer
+from gemma_tf_distill.training.teacher_ahead import TeacherAhead, TeacherInStep
 from gemma_tf_distill.training.trainer import DistillationTrainer
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
@@ -82,7 +83,7 @@ def fit(
       xla: what compiles a step; none: whole steps, without flags.
 
     Raises:
-      ConfigError: if a layer mapping, the prompt length or the quantization does not fit.
+      ConfigError: if a layer mapping, the prompt length, the quantization or the teacher's device does not fit.
       DivergenceError: if the loss is not finite, or stored targets are not numbers or of words that the student does not have; nothing
         that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
@@ -95,6 +96,21 @@ def fit(
         pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=calibration)
         if distillation.on_policy.fraction:
             own_words = OnPolicySampler(student, distillation.on_policy, tokens.shape[1], seed, quantized)
+
+    teaching = TeacherInStep(teacher)
+    if run.learn_from_teacher and training.teacher_device is not None:
+        if teacher is None:
+            raise ConfigError(f"training.teacher_device is {training.teacher_device}, but there is no live teacher: set it to null")
+        teaching = TeacherAhead(
+            teacher,
+            training.teacher_device,
+            student,
+            distillation=distillation,
+            pairs=pairs,
+            parts=training.accumulation_steps,
+            attention=attention,
+            xla=xla,
+        )
 
     def make_trainer(distillation: DistillationConfig) -> DistillationTrainer:
         return DistillationTrainer(
@@ -113,7 +129,7 @@ def fit(
     # What the student wrote is no text to learn by heart: only the teacher's opinion of it counts.
     own_trainer = make_trainer(dataclasses.replace(distillation, alpha=1.0))
 
-    variables = trainer.trainable_variables(teacher, student)
+    variables = trainer.trainable_variables(teaching.teacher, student)
     optimizer = make_optimizer(training, total_steps, variables)
     checkpoint = tf.train.Checkpoint(
         backbone=student.backbone,
@@ -126,15 +142,19 @@ def fit(
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
     begun = int(optimizer.iterations.numpy())
     step, targets_fit = begun, tf.constant(True)
+
+    def is_own(index: int) -> bool:
+        return own_words is not None and own_words.chooses(begun + index)
+
     words = student.backbone.vocabulary_size
     clock = time.monotonic()
     writer = tf.summary.create_file_writer(run.tensorboard)
-    with writer.as_default():
-        for batch in batches(begun).take(total_steps - begun):
+    with writer.as_default(), teaching:
+        for batch in teaching.over(batches(begun).take(total_steps - begun), is_own):
             if own_words is not None and own_words.chooses(step):
-                metrics = own_trainer.train_step(own_words(batch["tokens"], step), teacher, student, optimizer)
+                metrics = own_trainer.train_step(teaching(own_words(batch["tokens"], step)), teaching.teacher, student, optimizer)
             else:
-                metrics = trainer.train_step(batch, teacher, student, optimizer)
+                metrics = trainer.train_step(batch, teaching.teacher, student, optimizer)
                 targets_fit = tf.logical_and(targets_fit, _targets_fit(batch, words))
             step += 1
             logs = step == begun + 1 or step % training.log_every == 0 or step == total_steps
