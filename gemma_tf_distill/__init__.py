@@ -11,6 +11,7 @@ _PUBLIC = {
     "AttentionConfig": "gemma_tf_distill.config",
     "QuantizationConfig": "gemma_tf_distill.config",
     "DistillationTrainer": "gemma_tf_distill.training.trainer",
+    "TeacherAhead": "gemma_tf_distill.training.teacher_ahead",
     "gradient_accumulation_step": "gemma_tf_distill.training.accumulation",
     "ProgressiveDropout": "gemma_tf_distill.training.progressive_dropout",
     "DistillationLoss": "gemma_tf_distill.transfer.distillation_loss",

@@ -22,6 +22,7 @@ from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.student import build_student, kept_layers
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.gemma.vocabulary import full_vocabulary
+from gemma_tf_distill.training.devices import check_teacher_device, on_device
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.training.precision import with_precision
@@ -62,6 +63,7 @@ def distil(
     chief = is_chief(strategy)
     seed = settings["seed"]
     keras.utils.set_random_seed(seed)
+    check_teacher_device(training.teacher_device)
 
     inputs = TrainingInputs.open(examples_uri, tokenizer_uri, settings, training, distillation)
     teacher = load_teacher(settings["teacher"], vocabulary=inputs.vocabulary)
@@ -74,7 +76,9 @@ def distil(
     teacher_parameters = teacher.parameters + left_out * teacher.backbone.hidden_dim
     kept = kept_layers(student_config, teacher.backbone.num_layers)
     # Both were made on the host, whatever trains: only what training needs takes the devices' memory.
-    live_teacher = with_precision(teacher, settings["teacher_dtype"], strategy) if distillation.needs_live_teacher else None
+    live_teacher = None
+    if distillation.needs_live_teacher:
+        live_teacher = on_device(with_precision(teacher, settings["teacher_dtype"], strategy), training.teacher_device)
     del teacher
     model = with_precision(model, training.precision, strategy)
 

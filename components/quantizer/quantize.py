@@ -23,6 +23,7 @@ from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.student import kept_layers
 from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.training.devices import check_teacher_device, on_device
 from gemma_tf_distill.training.loop import Run
 from gemma_tf_distill.training.precision import with_precision
 from gemma_tf_distill.training.quantized import fit_quantized
@@ -38,13 +39,14 @@ def quantize(
     distillation = section_from_json(DistillationConfig, config, "distillation")
     quantization = section_from_json(QuantizationConfig, config, "quantization")
     keras.utils.set_random_seed(settings["seed"])
+    check_teacher_device(training.teacher_device)
 
     batches = dataclasses.replace(training, batch_size=quantization.windows_a_step(training.batch_size))
     inputs = TrainingInputs.open(examples_uri, tokenizer_uri, settings, batches, distillation)
     model = Gemma.load(os.path.join(student_uri, "student"), training.precision)
     teacher, kept = None, None
     if quantization.targets == "teacher" and distillation.needs_live_teacher:
-        teacher = load_teacher(settings["teacher"], settings["teacher_dtype"], inputs.vocabulary)
+        teacher = on_device(load_teacher(settings["teacher"], settings["teacher_dtype"], inputs.vocabulary), training.teacher_device)
         kept = kept_layers(section_from_json(StudentConfig, config, "student"), teacher.backbone.num_layers)
 
     checkpoints = checkpoint_folder(quantized_uri, config, source_digest, student_uri, examples_uri, tokenizer_uri)

@@ -314,6 +314,12 @@ class Config:
             on_policy.prompt_tokens,
         )
         check_strategy(self.strategy, self.training, self.distillation, self.quantization)
+        check(
+            self.training.teacher_device is None or self.distillation.needs_live_teacher,
+            "training.teacher_device",
+            "null where nothing is learned from a live teacher (distillation.targets=dense, hidden_states, attention_maps, on_policy)",
+            self.training.teacher_device,
+        )
         quantized_batch = self.quantization.windows_a_step(self.training.batch_size)
         check(
             quantized_batch % self.training.accumulation_steps == 0,

@@ -50,6 +50,9 @@ def check_strategy(
     if distillation.on_policy.fraction:
         check(strategy.name == "one_device", "strategy.name", "one_device where the student writes (on_policy.fraction)", strategy.name)
         check(steps == 1, "strategy.steps_per_execution", "1 where the student writes between steps (on_policy.fraction)", steps)
+    if training.teacher_device is not None:
+        check(strategy.name == "one_device", "strategy.name", "one_device beside a training.teacher_device", strategy.name)
+        check(steps == 1, "strategy.steps_per_execution", "1 beside a training.teacher_device, which works between steps", steps)
     if quantization.scheme is not None:
         check(
             strategy.name == "one_device",

@@ -1,6 +1,7 @@
 """The section `training`: how a student is trained, and on what."""
 
 import dataclasses
+import re
 
 from gemma_tf_distill.config.checking import check
 
@@ -23,6 +24,8 @@ class TrainingConfig:
       gradient_checkpointing: `none`, or `blocks`: of each decoder block only its input is kept for the gradient, and the rest is computed
         again.
       precision: `float32`, or `mixed_bfloat16` (bfloat16 compute, float32 weights).
+      teacher_device: where a live teacher runs on the next batch while the student trains on this one: a device of TensorFlow's other than
+        the student's, such as `GPU:1`; none: inside the student's step.
       optimizer_dtype: of AdamW's two slots, `float32` or `bfloat16`, which halves them.
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
@@ -39,6 +42,7 @@ class TrainingConfig:
     layer_dropout: float = 0.0
     gradient_checkpointing: str = "none"
     precision: str = "float32"
+    teacher_device: str | None = None
     optimizer_dtype: str = "float32"
     control: bool = True
     checkpoint_every: int = 50
@@ -66,4 +70,10 @@ class TrainingConfig:
             self.gradient_checkpointing,
         )
         check(self.precision in ("float32", "mixed_bfloat16"), "training.precision", "float32 or mixed_bfloat16", self.precision)
+        check(
+            self.teacher_device is None or re.fullmatch(r"(CPU|GPU|TPU):\d+", self.teacher_device) is not None,
+            "training.teacher_device",
+            "a device such as GPU:1, CPU:0 or TPU:1, or null",
+            self.teacher_device,
+        )
         check(self.optimizer_dtype in ("float32", "bfloat16"), "training.optimizer_dtype", "float32 or bfloat16", self.optimizer_dtype)

@@ -10,15 +10,16 @@ from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss, counting_mask
+from gemma_tf_distill.training.teacher_outputs import Teacher
 
 # From a part of the batch, teacher, student, the tokens that count in the whole batch, and the part's index, to float32 scalars.
-PartLoss = Callable[[Batch, Gemma | None, Gemma, tf.Tensor, tf.Tensor], Metrics]
+PartLoss = Callable[[Batch, Teacher | None, Gemma, tf.Tensor, tf.Tensor], Metrics]
 # From a batch and the tokens that count in all of it, to the scalars and the gradients of a replica's share.
 Gradients = Callable[[Batch, tf.Tensor], tuple[Metrics, list[tf.Tensor]]]
 
 
 def gradient_accumulation_step(
-    teacher_model: Gemma | None,
+    teacher_model: Teacher | None,
     student_model: Gemma,
     optimizer: keras.Optimizer,
     batch: Batch,
@@ -35,7 +36,7 @@ def gradient_accumulation_step(
     summed over the replicas, so that each token weighs the same wherever it is.
 
     Args:
-      teacher_model: live, or none where the batch has stored targets.
+      teacher_model: live, elsewhere, or none where the batch has stored targets.
       student_model: the model to train.
       optimizer: built for `variables`.
       batch: as `DistillationTrainer.train_step` takes it, [B, ...] with static shapes; in a replica, its share.
@@ -93,6 +94,12 @@ def summed_over_replicas(values: Any) -> Any:
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
+def check_parts(windows: int, parts: int) -> None:
+    """Raises ConfigError unless a batch of so many windows can be cut into so many equal parts."""
+    if parts < 1 or windows % parts:
+        raise ConfigError(f"a batch of {windows} windows cannot be cut into {parts} equal parts: choose a divisor of {windows}")
+
+
 def accumulated_gradients(
     loss_of: Callable[[Batch, tf.Tensor], Metrics], batch: Batch, variables: Sequence[tf.Variable], steps: int
 ) -> tuple[Metrics, list[tf.Tensor]]:
@@ -125,8 +132,7 @@ def accumulated_gradients(
     if steps == 1:
         return part_gradients(batch, tf.constant(0))
     windows = next(iter(batch.values())).shape[0]
-    if steps < 1 or windows % steps:
-        raise ConfigError(f"a batch of {windows} windows cannot be cut into {steps} equal parts: choose a divisor of {windows}")
+    check_parts(windows, steps)
     size = windows // steps
 
     def part(index: tf.Tensor) -> Batch:
@@ -147,5 +153,5 @@ def accumulated_gradients(
     return terms, gradients
 
 
-def _default_loss(part: Batch, teacher: Gemma | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
+def _default_loss(part: Batch, teacher: Teacher | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
     return batch_loss(part, teacher, student, token_count, distillation=DistillationConfig())

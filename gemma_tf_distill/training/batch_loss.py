@@ -9,12 +9,13 @@ from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.gemma.attention_in_place import efficient_attention
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
-from gemma_tf_distill.gemma.taps import forward, visible_keys
+from gemma_tf_distill.gemma.taps import forward
 from gemma_tf_distill.gemma.tied_embedding import tied_embedding
 from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 from gemma_tf_distill.training.layer_pairs import LayerPairs
+from gemma_tf_distill.training.teacher_outputs import Teacher, teacher_outputs, visible_in
 from gemma_tf_distill.transfer.distillation_loss import DistillationLoss
-from gemma_tf_distill.transfer.outputs import StudentOutputs, TeacherOutputs
+from gemma_tf_distill.transfer.outputs import StudentOutputs
 
 Batch = Mapping[str, tf.Tensor]
 Metrics = dict[str, tf.Tensor]
@@ -27,7 +28,7 @@ def counting_mask(batch: Batch) -> tf.Tensor:
 
 def batch_loss(
     batch: Batch,
-    teacher: Gemma | None,
+    teacher: Teacher | None,
     student: Gemma,
     token_count: tf.Tensor,
     *,
@@ -46,7 +47,7 @@ def batch_loss(
 
     Args:
       batch: `tokens` int32 [B, T], stored targets or none, `mask` or none, as `DistillationTrainer.train_step` takes them.
-      teacher: live, or none.
+      teacher: live, elsewhere (the batch then brings its `live_outputs`), or none.
       student: the model that learns.
       token_count: float32 scalar, by which sums over tokens are divided.
       distillation: what to learn from.
@@ -82,39 +83,8 @@ def batch_loss(
         logit_soft_cap=student.backbone.final_logit_soft_cap,
         hidden_states=mine.hidden_states,
         attention_maps=mine.attention_maps,
-        visible=_visible(student, pairs.student_attention_maps, inputs),
+        visible=visible_in(student, pairs.student_attention_maps, batch["tokens"]),
     )
     loss = DistillationLoss(distillation, projectors=pairs.projectors, attention_pairs=pairs.attention_maps)
-    teacher_outputs = _teacher_outputs(batch, inputs, teacher, pairs, attention) if learn_from_teacher else None
-    return loss.compute_loss(student_outputs, teacher_outputs, alpha, temperature, seed=seed, token_count=token_count)
-
-
-def _teacher_outputs(
-    batch: Batch, inputs: Batch, teacher: Gemma | None, pairs: LayerPairs, attention: EfficientAttention | None
-) -> TeacherOutputs:
-    stored = {name: batch[name] for name in ("teacher_ids", "teacher_log_probs") if name in batch}
-    tapped = [*pairs.teacher_hidden_states, *pairs.teacher_attention_maps]
-    if teacher is None or (stored and not tapped):
-        return TeacherOutputs(**stored)
-    with efficient_attention(teacher.backbone, attention):
-        theirs = forward(
-            teacher.backbone,
-            inputs,
-            hidden_states=pairs.teacher_hidden_states,
-            attention_maps=pairs.teacher_attention_maps,
-            # With stored targets the teacher is only asked for what is compared, and runs no further than that.
-            last=max(tapped) if stored else None,
-        )
-    return TeacherOutputs(
-        **stored,
-        states=theirs.states,
-        embedding=teacher.backbone.token_embedding.embeddings.value,
-        logit_soft_cap=teacher.backbone.final_logit_soft_cap,
-        hidden_states=theirs.hidden_states,
-        attention_maps=theirs.attention_maps,
-        visible=_visible(teacher, pairs.teacher_attention_maps, inputs),
-    )
-
-
-def _visible(model: Gemma, layers: list[int], inputs: Batch) -> dict[int, tf.Tensor]:
-    return {layer: visible_keys(model.backbone, layer, inputs["padding_mask"]) for layer in layers}
+    theirs = teacher_outputs(batch, teacher, pairs, attention) if learn_from_teacher else None
+    return loss.compute_loss(student_outputs, theirs, alpha, temperature, seed=seed, token_count=token_count)

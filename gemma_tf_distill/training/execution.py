@@ -37,7 +37,9 @@ class Execution:
           batches held targets that are not numbers or of words that there are not.
         """
         if steps == 1:
-            return self._one(next(iterator))
+            batch = next(iterator)
+            with tf.profiler.experimental.Trace("student_step"):
+                return self._one(batch)
         return self._several(iterator, tf.constant(steps))
 
     def _run(self, batch: Batch) -> Metrics:

@@ -12,7 +12,7 @@ from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, Trai
 from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.data.batch_processor import prefetch_to_device
 from gemma_tf_distill.data.examples import model_inputs
-from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.errors import ConfigError, UserError
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.monitoring.input_wait import InputWait
@@ -24,6 +24,7 @@ from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.on_policy import OnPolicySampler
 from gemma_tf_distill.training.optimizers import make_optimizer
 from gemma_tf_distill.training.strategies import is_chief
+from gemma_tf_distill.training.teacher_ahead import TeacherAhead, TeacherInStep
 from gemma_tf_distill.training.trainer import DistillationTrainer
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
@@ -94,7 +95,8 @@ def fit(
       steps_per_execution: steps that one call takes, a divisor of the steps between checkpoints and between log lines.
 
     Raises:
-      ConfigError: if a layer mapping, the prompt length, the quantization or the batch does not fit, or processes would resume apart.
+      ConfigError: if a layer mapping, the prompt length, the quantization, the batch or the teacher's device does not fit, or processes
+        would resume apart.
       DivergenceError: if the loss is not finite, or stored targets are not numbers or of words that the student does not have; nothing
         that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
@@ -110,6 +112,21 @@ def fit(
             pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=calibration)
         if distillation.on_policy.fraction:
             own_words = OnPolicySampler(student, distillation.on_policy, tokens.shape[1], seed, quantized)
+
+    teaching = TeacherInStep(teacher)
+    if run.learn_from_teacher and training.teacher_device is not None:
+        if teacher is None:
+            raise ConfigError(f"training.teacher_device is {training.teacher_device}, but there is no live teacher: set it to null")
+        teaching = TeacherAhead(
+            teacher,
+            training.teacher_device,
+            student,
+            distillation=distillation,
+            pairs=pairs,
+            parts=training.accumulation_steps,
+            attention=attention,
+            xla=xla,
+        )
 
     def make_trainer(distillation: DistillationConfig) -> DistillationTrainer:
         return DistillationTrainer(
@@ -129,7 +146,7 @@ def fit(
     own_trainer = make_trainer(dataclasses.replace(distillation, alpha=1.0))
 
     with strategy.scope():
-        optimizer = make_optimizer(training, total_steps, trainer.trainable_variables(teacher, student))
+        optimizer = make_optimizer(training, total_steps, trainer.trainable_variables(teaching.teacher, student))
     checkpoints = Checkpoints(
         strategy,
         run.checkpoints,
@@ -141,23 +158,28 @@ def fit(
     checkpoints.restore()
     begun = step = int(optimizer.iterations.numpy())
     checkpoints.agree(begun)
+
+    def is_own(index: int) -> bool:
+        return own_words is not None and own_words.chooses(begun + index)
+
     words = student.backbone.vocabulary_size
-    execute = Execution(strategy, lambda batch: trainer.train_step(batch, teacher, student, optimizer), words)
+    execute = Execution(strategy, lambda batch: trainer.train_step(batch, teaching.teacher, student, optimizer), words)
     if strategy.num_replicas_in_sync == 1:
-        data = prefetch_to_device(batches(begun))
+        data = prefetch_to_device(batches(begun).take(total_steps - begun))
     else:
         data = strategy.distribute_datasets_from_function(lambda context: batches(begun, context))
     # Several steps in one call ask for their batches themselves.
     waiting = InputWait(data) if steps_per_execution == 1 else None
-    iterator, wrong_targets = iter(data if waiting is None else waiting), 0.0
+    wrong_targets = 0.0
     clock = time.monotonic()
     writer = tf.summary.create_file_writer(run.tensorboard) if is_chief(strategy) else tf.summary.create_noop_writer()
-    with contextlib.closing(checkpoints), writer.as_default():
+    with contextlib.closing(checkpoints), writer.as_default(), teaching:
+        iterator = teaching.over(data if waiting is None else waiting, is_own)
         while step < total_steps:
             steps = min(steps_per_execution, total_steps - step)
             if own_words is not None and own_words.chooses(step):
                 tokens = next(iterator)["tokens"]
-                metrics = own_trainer.train_step(own_words(tokens, step), teacher, student, optimizer)
+                metrics = own_trainer.train_step(teaching(own_words(tokens, step)), teaching.teacher, student, optimizer)
                 metrics["window_tokens"] = tf.size(tokens)
             else:
                 metrics = execute(iterator, steps)

@@ -16,6 +16,7 @@ from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.progressive_dropout import ProgressiveDropout
 from gemma_tf_distill.training.schedules import value_at
 from gemma_tf_distill.training.strategies import compiles_itself
+from gemma_tf_distill.training.teacher_outputs import STORED_TARGETS, Teacher
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
@@ -70,11 +71,11 @@ class DistillationTrainer:
         self._xla = XLAOptimizer() if xla is None else xla
         self._steps: dict[tuple[int, ...], Callable[[Batch], Metrics]] = {}
 
-    def trainable_variables(self, teacher_model: Gemma | None, student_model: Gemma) -> list[keras.Variable]:
+    def trainable_variables(self, teacher_model: Teacher | None, student_model: Gemma) -> list[keras.Variable]:
         """What the optimizer is to be built for: the student's variables, and those of the projectors where hidden states are compared."""
         return [*student_model.backbone.trainable_variables, *self._layer_pairs(teacher_model, student_model).trainable_variables]
 
-    def train_step(self, batch: Batch, teacher_model: Gemma | None, student_model: Gemma, optimizer: keras.Optimizer) -> Metrics:
+    def train_step(self, batch: Batch, teacher_model: Teacher | None, student_model: Gemma, optimizer: keras.Optimizer) -> Metrics:
         """Updates the student once.
 
         Args:
@@ -82,7 +83,8 @@ class DistillationTrainer:
             at the config's temperature), or none: then the live teacher's whole distribution is learned, as it is where the
             config's targets are dense; optionally `mask` float32 [B, N], where not all labels count that usually would. The
             control run reads the tokens only.
-          teacher_model: a live teacher over the student's vocabulary, or none where stored targets are all that is learned from.
+          teacher_model: a live teacher over the student's vocabulary, one elsewhere (`TeacherAhead.teacher`), or none where stored targets
+            are all that is learned from.
           student_model: the model to train.
           optimizer: built for `trainable_variables`, or not built yet.
 
@@ -98,8 +100,10 @@ class DistillationTrainer:
         teacher = teacher_model if self._learn_from_teacher else None
         if self._quantization is not None and self._quantization.model is not student_model:
             raise ConfigError("the trainer's quantization is another model's: make a ModelQuantization of this student")
-        if not self._learn_from_teacher or self._distillation.targets == "dense":
+        if not self._learn_from_teacher:
             batch = {name: batch[name] for name in ("tokens", "mask") if name in batch}
+        elif self._distillation.targets == "dense":
+            batch = {name: value for name, value in batch.items() if name not in STORED_TARGETS}
         if self._learn_from_teacher:
             self._check(batch, teacher, student_model)
         key = (id(teacher), id(student_model), id(optimizer), "teacher_ids" in batch)
@@ -114,7 +118,7 @@ class DistillationTrainer:
             self._steps[key] = step if tf.distribute.has_strategy() else self._xla.compile(step)
         return self._steps[key](batch)
 
-    def _check(self, batch: Batch, teacher: Gemma | None, student: Gemma) -> None:
+    def _check(self, batch: Batch, teacher: Teacher | None, student: Gemma) -> None:
         if teacher is None and self._distillation.needs_live_teacher:
             raise ConfigError(
                 "dense targets, hidden states, attention maps and the student's own continuations need the teacher while training: "
@@ -128,14 +132,15 @@ class DistillationTrainer:
                 "different tokenizers: load the teacher over the student's vocabulary (load_teacher(..., vocabulary=...), or trim_teacher)"
             )
 
-    def _layer_pairs(self, teacher: Gemma | None, student: Gemma) -> LayerPairs:
+    def _layer_pairs(self, teacher: Teacher | None, student: Gemma) -> LayerPairs:
         if not self._learn_from_teacher or teacher is None:
             return LayerPairs()
         if self._pairs is None:
-            self._pairs = LayerPairs.of(self._distillation, teacher, student, seed=self._seed)
+            model = teacher if isinstance(teacher, Gemma) else teacher.model
+            self._pairs = LayerPairs.of(self._distillation, model, student, seed=self._seed)
         return self._pairs
 
-    def step(self, batch: Batch, teacher: Gemma | None, student: Gemma, optimizer: keras.Optimizer) -> Metrics:
+    def step(self, batch: Batch, teacher: Teacher | None, student: Gemma, optimizer: keras.Optimizer) -> Metrics:
         """What `train_step` compiles: for a caller that traces it, with arguments that were checked and an optimizer that is built.
 
         In a replica, XLA compiles the gradients of its share; their sum over the replicas, which XLA knows on TPUs only (where all of
@@ -153,7 +158,7 @@ class DistillationTrainer:
             frozen_steps = round(self._quantization.config.freeze_fraction * total)
             self._quantization.track(frozen=(iterations >= total - frozen_steps) if frozen_steps else False)
 
-        def loss(part: Batch, teacher: Gemma | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
+        def loss(part: Batch, teacher: Teacher | None, student: Gemma, token_count: tf.Tensor, index: tf.Tensor) -> Metrics:
             seed = tf.stack([self._seed, iterations * all_parts + first_part + index])
             scales = None
             if self._training.layer_dropout:
