@@ -10,6 +10,7 @@ from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss, counting_mask
+from gemma_tf_distill.training.optimizers import TakesSums
 from gemma_tf_distill.training.teacher_outputs import Teacher
 
 # From a part of the batch, teacher, student, the tokens that count in the whole batch, and the part's index, to float32 scalars.
@@ -74,8 +75,10 @@ def gradient_accumulation_step(
     norm = tf.linalg.global_norm(gradients)
     if clip_norm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
-    # Keras sums gradients over the replicas once more, where by now they are equal.
-    optimizer.apply([gradient / replicas for gradient in gradients] if replicas > 1 else gradients, variables)
+    if replicas > 1 and not isinstance(optimizer, TakesSums):
+        # Keras' own sum gradients over the replicas once more, where by now they are equal.
+        gradients = [gradient / replicas for gradient in gradients]
+    optimizer.apply(gradients, variables)
     return {**terms, "gradient_norm": norm, "tokens": counted}
 
 

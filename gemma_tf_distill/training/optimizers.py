@@ -1,7 +1,7 @@
 """AdamW with a linear warm-up and a cosine decay, the recipe of most language-model papers."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,14 @@ from gemma_tf_distill.gemma.abstract import without_values
 FINAL_FRACTION = 0.1
 
 
-class AdamWithSmallSlots(keras.optimizers.AdamW):
+class TakesSums(keras.optimizers.AdamW):
+    """AdamW for gradients that are sums over all replicas already, which Keras would send over the links once more."""
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Iterable[tuple[tf.Tensor, Any]]) -> list[tuple[tf.Tensor, Any]]:
+        return list(grads_and_vars)
+
+
+class AdamWithSmallSlots(TakesSums):
     """AdamW whose two slots are kept in bfloat16: half their memory, the arithmetic in float32.
 
     A slot that moves by less than 1/512 of itself is rounded back to where it was. With decays of 0.9 and 0.95 that is a slot within
@@ -57,7 +64,7 @@ def make_optimizer(
         warmup_target=config.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    kind = AdamWithSmallSlots if config.optimizer_dtype == "bfloat16" else keras.optimizers.AdamW
+    kind = AdamWithSmallSlots if config.optimizer_dtype == "bfloat16" else TakesSums
     optimizer = (_stateless(kind) if stateless else kind)(schedule, weight_decay=config.weight_decay, beta_2=0.95)
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
     # The counter of steps has a value, and is made outside of the scope; slots have none yet.
