@@ -30,7 +30,7 @@ from gemma_tf_distill.teacher.targets import TargetScorer
 from tests.conftest import SENTENCES
 
 WINDOW, TOP_K = 24, 8
-GATES = GatesConfig(max_perplexity_vs_teacher=1.1, max_kl_to_teacher=0.1, min_top1_agreement=0.9, min_top5_agreement=0.95)
+GATES = GatesConfig(max_perplexity_vs_teacher=1.03, max_kl_to_teacher=0.1, min_top1_agreement=0.9, min_top5_agreement=0.95)
 Weights = list[np.ndarray]
 
 
@@ -46,8 +46,8 @@ class School:
         self._steps = tf.Variable(0.0)
 
     @tf.function(autograph=False)
-    def _step(self, inputs: tf.Tensor, labels: tf.Tensor) -> None:
-        """One step of Adam (Kingma & Ba 2015) with a learning rate of 0.01."""
+    def _step(self, inputs: tf.Tensor, labels: tf.Tensor, learning_rate: tf.Tensor) -> None:
+        """One step of Adam (Kingma & Ba 2015)."""
         variables = self.gemma.backbone.trainable_variables
         with tf.GradientTape() as tape:
             losses = keras.losses.sparse_categorical_crossentropy(labels, self.gemma.logits(inputs), from_logits=True)
@@ -59,15 +59,15 @@ class School:
             mean.assign(0.9 * mean + 0.1 * gradient)
             square.assign(0.99 * square + 0.01 * gradient**2)
             scale = tf.sqrt(1 - 0.99**self._steps) / (1 - 0.9**self._steps)
-            variables[place].assign_sub(0.01 * scale * mean / (tf.sqrt(square) + 1e-6))
+            variables[place].assign_sub(learning_rate * scale * mean / (tf.sqrt(square) + 1e-6))
 
-    def train(self, weights: Weights, inputs: np.ndarray, labels: np.ndarray, steps: int) -> Weights:
+    def train(self, weights: Weights, inputs: np.ndarray, labels: np.ndarray, steps: int, learning_rate: float = 1e-2) -> Weights:
         """Weights after some steps on the whole of inputs and labels int32 [B, N]."""
         self.gemma.backbone.set_weights(weights)
         for variable in (*self._slots, self._steps):
             variable.assign(tf.zeros_like(variable))
         for _ in range(steps):
-            self._step(tf.constant(inputs), tf.constant(labels))
+            self._step(tf.constant(inputs), tf.constant(labels), tf.constant(learning_rate))
         return self.gemma.backbone.get_weights()
 
 
@@ -118,11 +118,11 @@ def verdict(school, taught) -> Callable[..., dict[str, str]]:
 @pytest.fixture(scope="module")
 def student(school, taught) -> Weights:
     """A good one."""
-    return school.train(taught, school.windows[:, :-1], school.windows[:, 1:], 3)
+    return school.train(taught, school.windows[:, :-1], school.windows[:, 1:], 20, 1e-3)
 
 
 def changed(school: School, weights: Weights, name: str, change: Callable[[np.ndarray], np.ndarray]) -> Weights:
-    """Weights of which those whose path ends with `name`, or holds it before a slash, are changed."""
+    """Weights of which those whose path holds `name` are changed."""
     paths = [variable.path for variable in school.gemma.backbone.weights]
     chosen = [name in path for path in paths]
     assert any(chosen), paths
