@@ -18,6 +18,7 @@ from gemma_tf_distill.config import (
     Schedule,
     TrainingConfig,
     config_from_dict,
+    length_bucket,
     load_config,
     recipes,
     section_from_json,
@@ -115,7 +116,47 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"gates": {"max_heldout_nll": None, "max_perplexity_vs_teacher": None}}, "gates must be at least one of"),
         ({"gates": {"max_heldout_nll": 3, "max_regression_vs_baseline": "a lot"}}, "gates.max_regression_vs_baseline must be a fraction"),
         ({"gates": {"max_perplexity_vs_teacher": 0.5}}, "gates.max_perplexity_vs_teacher must be above 1 or null, not 0.5"),
-        ({"gates": {"max_heldout_nll": 3, "slices": ["topic"]}}, "gates.slices must be a list of features"),
+        (
+            {"gates": {"max_heldout_nll": 3, "slices": ["topic"]}},
+            "gates.slices must be a list of features that examples have (source, length), not ['topic']",
+        ),
+        ({"gates": {"max_ece": 1.5}}, "gates.max_ece must be between 0 and 1 or null, not 1.5"),
+        ({"gates": {"max_bits_per_byte": 0}}, "gates.max_bits_per_byte must be above 0 or null, not 0"),
+        (
+            {"gates": {"min_top1_agreement": 0.6, "min_top5_agreement": 0.5}},
+            "gates.min_top5_agreement must be at least gates.min_top1_agreement (0.6), since a word that is ranked first is",
+        ),
+        ({"gates": {"max_ece": 0.1, "max_bytes": 0}}, "gates.max_bytes must be above 0 or null, not 0"),
+        (
+            {"gates": {"max_ece": 0.1, "max_bytes": {"gguf": 9}}},
+            "gates.max_bytes must be of formats in export.formats (saved_model,",
+        ),
+        (
+            {"gates": {"max_ece": 0.1, "min_decode_tokens_per_second": {"tflite": -1}}},
+            "gates.min_decode_tokens_per_second.tflite must be above 0 or null, not -1",
+        ),
+        (
+            {"gates": {"max_ece": 0.1, "max_repetition_rate": 0.5}, "export": {"prompts": []}},
+            "gates.max_repetition_rate must be null",
+        ),
+        (
+            {"gates": {"max_ece": 0.1, "per_slice": {"docs": {"max_ece": 0.1}}}},
+            "gates.per_slice must be a section of slices such as source=docs",
+        ),
+        (
+            {"gates": {"max_ece": 0.1, "per_slice": {"length=17-32": {"max_ece": 0.1}}}},
+            "gates.per_slice.length=17-32 must be of a feature that is in gates.slices (source), not 'length'",
+        ),
+        (
+            {"gates": {"max_ece": 0.1, "slices": ["length"], "per_slice": {"length=9-12": {"max_ece": 0.1}}}},
+            "must be a length that windows of 128 tokens have (1-16, 17-32, 33-64, 65-128), not '9-12'",
+        ),
+        ({"gates": {"max_ece": 0.1, "per_slice": {"source=a": {}}}}, "gates.per_slice.source=a must be a section of at least one gate"),
+        ({"gates": {"max_ece": 0.1, "per_slice": {"source=a": {"max_bytes": 3}}}}, "unknown config key gates.per_slice.source=a.max_bytes"),
+        (
+            {"gates": {"max_ece": 0.1, "per_slice": {"source=a": {"min_top1_agreement": 0.9, "min_top5_agreement": 0.1}}}},
+            "gates.per_slice.source=a.min_top5_agreement must be at least gates.per_slice.source=a.min_top1_agreement (0.9)",
+        ),
     ],
 )
 def test_every_mistake_is_one_line_that_names_the_key(change, message):
@@ -217,6 +258,9 @@ def test_a_config_survives_its_json_and_its_digest_knows_every_change():
     assert again == config
     assert again.digest == config.digest
     assert dataclasses.replace(config, seed=4).digest != config.digest
+    assert section_from_json(GatesConfig, config.to_json("gates"), "gates") == config.gates
+    gates = {"max_ece": 0.1, "max_bytes": {"tflite": 9}, "per_slice": {"source=a": {"max_ece": 0.2}}}
+    config = config_from_dict({"name": "test", "gates": gates})
     assert section_from_json(GatesConfig, config.to_json("gates"), "gates") == config.gates
     assert set(json.loads(config.to_json("teacher", "seed"))) == {"teacher", "seed"}
 
@@ -323,3 +367,15 @@ def test_quantizations_that_can_not_be(section, message):
     with pytest.raises(ConfigError) as caught:
         config_from_dict({"name": "x", "quantization": section})
     assert message in str(caught.value)
+
+
+def test_the_buckets_of_lengths():
+    assert [length_bucket(length) for length in (1, 16, 17, 32, 33, 128, 129)] == [
+        "1-16",
+        "1-16",
+        "17-32",
+        "17-32",
+        "33-64",
+        "65-128",
+        "129-256",
+    ]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx import types
-from tfx.components import Evaluator, ExampleValidator, SchemaGen, StatisticsGen
+from tfx.components import ExampleValidator, SchemaGen, StatisticsGen
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 from tfx.orchestration.pipeline import Pipeline
@@ -21,7 +21,8 @@ from components.distiller.settings import distiller_config
 from components.exporter.component import Exporter, exporter_config
 from components.pusher.component import Pusher
 from components.quality_gate.baseline import LatestOtherBlessedModelStrategy
-from components.quality_gate.eval_config import SPLIT, create_eval_config
+from components.quality_gate.component import Evaluator, evaluator_config
+from components.quality_gate.eval_config import SPLIT
 from components.quantizer.component import Quantizer, quantizer_config
 from components.teacher_scorer.component import TeacherScorer, teacher_scorer_config
 from gemma_tf_distill.config import Config
@@ -112,10 +113,10 @@ def create_pipeline(
         baseline = Resolver(LatestOtherBlessedModelStrategy, **blessed, candidate=candidate).with_id("Baseline")
     evaluator = Evaluator(
         examples=scored,
-        example_splits=[SPLIT],
         model=candidate,
         baseline_model=baseline.outputs["model"],
-        eval_config=create_eval_config(config.gates, source_digest("components.quality_gate.metrics")),
+        config=evaluator_config(config),
+        source_digest=source_digest("components.quality_gate.component"),
     )
     pusher = Pusher(
         model=candidate,

@@ -12,7 +12,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from components.artifact_files import EXPORT_REPORT, METRICS_FILE
-from components.quality_gate.results import OVERALL, read_failures, read_metrics
+from components.quality_gate.results import OVERALL, read_gates, read_metrics
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.export.files import file_records
@@ -126,6 +126,8 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
     evaluation = nodes["Evaluator"].outputs["evaluation"].uri
     blessed = nodes["Evaluator"].outputs["blessing"].custom_properties["blessed"].int_value == 1
     metrics = read_metrics(evaluation).get(OVERALL, {})
+    gates = read_gates(evaluation)
+    failures = [gate.words for gate in gates if not gate.held]
     trained = nodes["Quantizer"].outputs["quantized_student"] if "Quantizer" in nodes else nodes["Distiller"].outputs["student"]
     student = _read_json(os.path.join(trained.uri, METRICS_FILE))
     model = nodes["Exporter"].outputs["model"].uri
@@ -149,11 +151,13 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
         "artifacts": _pushed_files(version) if version else _exported_files(model),
         "seconds": {name: round(node.seconds, 3) for name, node in nodes.items()},
         "blessed": blessed,
+        "gates": [dataclasses.asdict(gate) for gate in gates],
+        "failures": failures,
         "pushed": version,
     }
     return Outcome(
         report=_without_nan(report),
-        failures=[] if blessed else [str(failure) for failure in read_failures(evaluation)],
+        failures=failures,
         samples=_read_json(os.path.join(model, EXPORT_REPORT))["samples"],
     )
 

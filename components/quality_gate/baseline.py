@@ -1,15 +1,14 @@
 """Which model a candidate is compared with."""
 
-import os
-
 import ml_metadata
 from tfx import types
 from tfx.dsl.components.common import resolver
-from tfx.dsl.io import fileio
+
+from components.quality_gate.other_vocabulary import vocabulary_of
 
 
 class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
-    """The latest blessed model over the same words that is not the candidate itself.
+    """The latest blessed model that is not the candidate itself and whose files are there, of the same words or of others.
 
     TFX's LatestBlessedModelStrategy finds the candidate where it was blessed by an earlier run. A second run with nothing changed
     would then have a baseline that the first had not, and evaluate and push the same model again.
@@ -28,22 +27,12 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
           `model` and its `model_blessing`, empty where there is none; `candidate` unchanged.
         """
         candidates = {artifact.id for artifact in input_dict["candidate"]}
-        vocabularies = {_vocabulary(artifact) for artifact in input_dict["candidate"]} - {None}
         blessings = {
             blessing.get_int_custom_property("current_model_id"): blessing
             for blessing in input_dict["model_blessing"]
             if blessing.get_int_custom_property("blessed") == 1
         }
         for model in sorted(input_dict["model"], key=lambda artifact: artifact.id, reverse=True):
-            if model.id in blessings and model.id not in candidates and _vocabulary(model) in vocabularies:
+            if model.id in blessings and model.id not in candidates and vocabulary_of(model.uri) is not None:
                 return {**input_dict, "model": [model], "model_blessing": [blessings[model.id]]}
         return {**input_dict, "model": [], "model_blessing": []}
-
-
-def _vocabulary(model: types.Artifact) -> bytes | None:
-    """The tokenizer of an exported model; none where its files are gone, or were moved with the folder of the run."""
-    path = os.path.join(model.uri, "files", "tokenizer.model")
-    if not fileio.exists(path):
-        return None
-    with fileio.open(path, "rb") as file:
-        return file.read()

@@ -1,51 +1,48 @@
-"""Reads back what the Evaluator wrote: the metrics of every slice, and the gates that a model failed."""
+"""Reads back what the Evaluator wrote: the metrics of every slice, what was asked of the model, and what it reached."""
 
 import dataclasses
-import math
+import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import metrics_for_slice_pb2
 
-from components.quality_gate import metrics
-
 OVERALL = "overall"
-
-_GATES = {
-    metrics.HeldoutNll.NAME: "max_heldout_nll",
-    metrics.PerplexityVsTeacher.NAME: "max_perplexity_vs_teacher",
-    metrics.KlToTeacher.NAME: "max_kl_to_teacher",
-    metrics.Top1Agreement.NAME: "min_top1_agreement",
-    metrics.Tokens.NAME: "tokens",
-}
+# In the folder of the `evaluation` artifact.
+GATES_FILE = "gates.json"
+FILES_FILE = "files.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class GateFailure:
-    """A threshold that a model did not meet.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GateResult:
+    """A gate: what was asked of a model, and what it reached.
 
     Attributes:
-      gate: the config's key, such as `max_heldout_nll`; `tokens` where there was nothing to judge on.
-      metric: the metric it looks at.
-      value: what the model reached; NaN where the metric is missing. For `max_regression_vs_baseline`: the rise of the metric
-        over the baseline's, as a fraction of it.
-      limit: what the gate asks for.
+      gate: the config's key, such as `max_heldout_nll`; also `tokens`, whether there was anything to judge on, and `parity`, whether
+        every file is what the student is.
+      slice: `overall`, a slice such as `source=docs`, or for a gate on files the format, such as `tflite`.
+      metric: what it looks at.
+      asked: the limit.
+      got: what the model reached; none where that is missing or no number. Of `max_regression_vs_baseline` the rise over the baseline's,
+        as a fraction of it.
+      low: the lower end of the 95 % confidence interval of `got`, where there is one.
+      high: the upper end.
+      held: whether the model may be pushed, so far as this gate is asked.
+      words: all of that as a sentence.
     """
 
     gate: str
+    slice: str
     metric: str
-    value: float
-    limit: float
-
-    def __str__(self) -> str:
-        if self.gate == "max_regression_vs_baseline":
-            return f"{self.metric} is {self.value:+.1%} of the blessed baseline's, gates.{self.gate} allows {self.limit:+.1%}"
-        if self.gate == "tokens":
-            return "there was no held-out token to judge the model on, or its eval signature gave no number"
-        bound = "at least" if self.gate.startswith("min_") else "at most"
-        return f"{self.metric} is {self.value:.4f}, gates.{self.gate} asks for {bound} {self.limit:g}"
+    asked: float
+    got: float | None
+    low: float | None = None
+    high: float | None = None
+    held: bool
+    words: str
 
 
 def _slices(evaluation_uri: str) -> Iterator[metrics_for_slice_pb2.MetricsForSlice]:
@@ -56,7 +53,7 @@ def _slices(evaluation_uri: str) -> Iterator[metrics_for_slice_pb2.MetricsForSli
 
 def _label(metrics_for_slice: metrics_for_slice_pb2.MetricsForSlice) -> str:
     keys = metrics_for_slice.slice_key.single_slice_keys
-    return ",".join(f"{key.column}:{key.bytes_value.decode(errors='replace')}" for key in keys) or OVERALL
+    return ",".join(f"{key.column}={key.bytes_value.decode(errors='replace')}" for key in keys) or OVERALL
 
 
 def _values(metrics_for_slice: metrics_for_slice_pb2.MetricsForSlice, model_names: tuple[str, ...]) -> dict[str, float]:
@@ -74,27 +71,27 @@ def read_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
       evaluation_uri: of the Evaluator's `evaluation` artifact.
 
     Returns:
-      Slice (`overall`, `source:numpy`, ...) to metric name to value; empty where there was no example to evaluate on.
+      Slice (`overall`, `source=numpy`, ...) to metric name to value, the ends of its confidence interval under the names with `_low` and
+      `_high`; empty where there was no example to evaluate on.
     """
     return {_label(item): _values(item, ("", tfma.CANDIDATE_KEY)) for item in _slices(evaluation_uri)}
 
 
-def read_failures(evaluation_uri: str) -> list[GateFailure]:
-    """The gates that the candidate failed on the overall slice; empty for a blessed model."""
-    result = tfma.load_validation_result(evaluation_uri)
-    if result.validation_ok:
-        return []
-    baseline = {_label(item): _values(item, (tfma.BASELINE_KEY,)) for item in _slices(evaluation_uri)}.get(OVERALL, {})
-    failures = []
-    for item in result.metric_validations_per_slice:
-        for failure in item.failures:
-            name = failure.metric_key.name
-            value = failure.metric_value.double_value.value if failure.HasField("metric_value") else math.nan
-            if failure.metric_threshold.HasField("change_threshold"):
-                limit = failure.metric_threshold.change_threshold.relative.value
-                failures.append(GateFailure("max_regression_vs_baseline", name, value / (baseline.get(name) or math.nan), limit))
-            else:
-                bounds = failure.metric_threshold.value_threshold
-                limit = bounds.upper_bound.value if bounds.HasField("upper_bound") else bounds.lower_bound.value
-                failures.append(GateFailure(_GATES[name], name, value, limit))
-    return failures or [GateFailure("tokens", metrics.Tokens.NAME, 0.0, 1.0)]
+def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
+    """The same of the blessed model that the candidate was compared with; without values where there was none of the same words."""
+    return {_label(item): _values(item, (tfma.BASELINE_KEY,)) for item in _slices(evaluation_uri)}
+
+
+def read_gates(evaluation_uri: str) -> list[GateResult]:
+    """What was asked of the candidate and what it reached, gate by gate."""
+    return [GateResult(**record) for record in _read_json(os.path.join(evaluation_uri, GATES_FILE))]
+
+
+def read_files(evaluation_uri: str) -> dict[str, dict[str, float | None]]:
+    """Figures of the exported files by format (see `files.read_exported`), and the teacher's `repetition_rate` under `teacher`."""
+    return _read_json(os.path.join(evaluation_uri, FILES_FILE))
+
+
+def _read_json(path: str) -> Any:
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())

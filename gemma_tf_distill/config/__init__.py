@@ -9,13 +9,13 @@ from gemma_tf_distill.config.distillation import (
     OnPolicyConfig,
     Schedule,
 )
+from gemma_tf_distill.config.gates import SLICE_FEATURES, GatesConfig, SliceGates, length_bucket
 from gemma_tf_distill.config.quantization import QuantizationConfig
 from gemma_tf_distill.config.reading import config_from_dict, config_with, load_config, recipes, section_from_json
 from gemma_tf_distill.config.sections import (
     Config,
     CorpusConfig,
     ExportConfig,
-    GatesConfig,
     StudentConfig,
     StudentSizes,
     TeacherConfig,
@@ -27,6 +27,7 @@ from gemma_tf_distill.config.xla import XlaConfig
 
 __all__ = [
     "LAYER_MAPPINGS",
+    "SLICE_FEATURES",
     "AttentionConfig",
     "AttentionMapsConfig",
     "Config",
@@ -38,6 +39,7 @@ __all__ = [
     "OnPolicyConfig",
     "QuantizationConfig",
     "Schedule",
+    "SliceGates",
     "StrategyConfig",
     "StudentConfig",
     "StudentSizes",
@@ -47,6 +49,7 @@ __all__ = [
     "XlaConfig",
     "config_from_dict",
     "config_with",
+    "length_bucket",
     "load_config",
     "recipes",
     "section_from_json",

@@ -11,6 +11,7 @@ from typing import Any
 from gemma_tf_distill.config.attention import AttentionConfig
 from gemma_tf_distill.config.checking import check
 from gemma_tf_distill.config.distillation import DistillationConfig
+from gemma_tf_distill.config.gates import GatesConfig
 from gemma_tf_distill.config.quantization import QuantizationConfig
 from gemma_tf_distill.config.strategy import StrategyConfig, check_strategy
 from gemma_tf_distill.config.training import TrainingConfig
@@ -228,59 +229,6 @@ class ExportConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GatesConfig:
-    """What a model must reach on the held-out split to be blessed, and so to be pushed. A gate that is none is not asked.
-
-    Attributes:
-      max_perplexity_vs_teacher: the student's perplexity over the teacher's, on the same tokens.
-      max_heldout_nll: nats a token.
-      max_kl_to_teacher: nats a token, over the teacher's top k words and one tail bucket.
-      min_top1_agreement: share of tokens where student and teacher rank the same word first.
-      max_regression_vs_baseline: how much the held-out NLL may rise over the latest blessed model's, as a fraction or `2%`.
-      slices: features by which the metrics are also shown.
-    """
-
-    max_perplexity_vs_teacher: float | None = None
-    max_heldout_nll: float | None = None
-    max_kl_to_teacher: float | None = None
-    min_top1_agreement: float | None = None
-    max_regression_vs_baseline: float | str | None = 0.02
-    slices: tuple[str, ...] = ("source",)
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_perplexity_vs_teacher", 1), ("max_heldout_nll", 0), ("max_kl_to_teacher", 0)):
-            value = getattr(self, name)
-            check(value is None or value > least, f"gates.{name}", f"above {least} or null", value)
-        value = self.min_top1_agreement
-        check(value is None or 0 <= value <= 1, "gates.min_top1_agreement", "between 0 and 1 or null", value)
-        check(
-            any(
-                getattr(self, n) is not None
-                for n in ("max_perplexity_vs_teacher", "max_heldout_nll", "max_kl_to_teacher", "min_top1_agreement")
-            ),
-            "gates",
-            "at least one of max_perplexity_vs_teacher, max_heldout_nll, max_kl_to_teacher and min_top1_agreement",
-            None,
-        )
-        check(
-            self.max_regression_vs_baseline is None or (self.regression is not None and 0 <= self.regression < 1),
-            "gates.max_regression_vs_baseline",
-            "a fraction such as 0.02, a percentage below 100 such as 2%, or null",
-            self.max_regression_vs_baseline,
-        )
-        check(all(s == "source" for s in self.slices), "gates.slices", "a list of features that examples have (source)", list(self.slices))
-
-    @property
-    def regression(self) -> float | None:
-        """`max_regression_vs_baseline` as a fraction; none where there is no such gate or it is not a number."""
-        value = self.max_regression_vs_baseline
-        try:
-            return float(value[:-1]) / 100 if isinstance(value, str) and value.endswith("%") else None if value is None else float(value)
-        except ValueError:
-            return None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One experiment. `load_config` reads it, `to_dict` and `digest` store it."""
 
@@ -296,7 +244,7 @@ class Config:
     xla: XlaConfig = dataclasses.field(default_factory=XlaConfig)
     quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
     export: ExportConfig = ExportConfig()
-    gates: GatesConfig = GatesConfig(max_perplexity_vs_teacher=3.0)
+    gates: GatesConfig = dataclasses.field(default_factory=lambda: GatesConfig(max_perplexity_vs_teacher=3.0))
 
     def __post_init__(self) -> None:
         check(
@@ -306,6 +254,7 @@ class Config:
             self.name,
         )
         check(0 <= self.seed < 2**32, "seed", "between 0 and 4294967295", self.seed)
+        self.gates.check_export(self.export.formats, self.export.prompts, self.corpus.window)
         on_policy = self.distillation.on_policy
         check(
             not on_policy.fraction or on_policy.prompt_tokens < self.corpus.window,

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from gemma_tf_distill.config import length_bucket
 from gemma_tf_distill.data.packing import BOS_ID, PAD_ID
 
 
 def scored_example(
     tokens: np.ndarray, source: bytes, teacher_ids: np.ndarray, teacher_log_probs: np.ndarray, teacher_label_log_prob: np.ndarray
 ) -> tf.train.Example:
-    """A window with the teacher's targets.
+    """A window with the teacher's targets, and its `length` in a bucket (`config.length_bucket`), by which metrics can be sliced.
 
     Args:
       tokens: int [T], student ids.
@@ -27,11 +28,13 @@ def scored_example(
     def raw(array: np.ndarray, dtype: str) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[np.ascontiguousarray(array, dtype=dtype).tobytes()]))
 
+    length = int(np.count_nonzero(np.asarray(tokens) != PAD_ID))
     return tf.train.Example(
         features=tf.train.Features(
             feature={
                 "tokens": tf.train.Feature(int64_list=tf.train.Int64List(value=tokens)),
                 "source": tf.train.Feature(bytes_list=tf.train.BytesList(value=[source])),
+                "length": tf.train.Feature(bytes_list=tf.train.BytesList(value=[length_bucket(length).encode()])),
                 "teacher_ids": raw(teacher_ids, "<i4"),
                 "teacher_log_probs": raw(teacher_log_probs, "<f2"),
                 "teacher_label_log_prob": tf.train.Feature(float_list=tf.train.FloatList(value=teacher_label_log_prob)),

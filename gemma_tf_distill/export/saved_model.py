@@ -50,6 +50,7 @@ class ServingModule(tf.Module):
         self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=gemma.tokenizer.proto, out_type=tf.int32)
         self._bos_id = gemma.tokenizer.bos_id
         self._stops = stop_ids(gemma.tokenizer)
+        self._byte_lengths = tf.Variable(gemma.tokenizer.byte_lengths(), trainable=False)
         self.stops = tf.Variable(self._stops, trainable=False)
         self._max_new_tokens = max_new_tokens
         self._window, self._top_k = window, top_k
@@ -109,7 +110,7 @@ class ServingModule(tf.Module):
     @_graph(tf.TensorSpec([None], tf.string, name="examples"))
     def evaluate(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The signature `eval`."""
-        return token_sums(self._shape, self._weights.read(), examples, self._window, self._top_k)
+        return token_sums(self._shape, self._weights.read(), examples, tf.identity(self._byte_lengths), self._window, self._top_k)
 
     @_graph(tf.TensorSpec([None], tf.string, name="prompt"))
     def tokenize(self, prompt: tf.Tensor) -> tf.RaggedTensor:
@@ -190,7 +191,7 @@ def export_saved_model(
         of all); `kv_cache_k_I` and `kv_cache_v_I` float32 [B, kv_heads, slots, head_dim] of every layer I, zeros at first, with
         `context_length` slots, in local layers no more than their window. Outputs: `logits` float32 [B, logits_to_keep, V], and the
         caches with the tokens in them.
-      `eval`: `examples` string [B], scored windows, to the sums that `token_sums` describes, float32 [B] each.
+      `eval`: `examples` string [B], scored windows, to the sums that `token_sums` describes, float32 [B] or [B, 15] each.
 
     Args:
       gemma: the model.

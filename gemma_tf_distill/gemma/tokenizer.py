@@ -70,6 +70,17 @@ class Tokenizer:
             raise IndexError(f"token id must be between 0 and {self.vocabulary_size - 1}, not {token_id}")
         return self._processor.IdToPiece(int(token_id))
 
+    def byte_lengths(self) -> list[int]:
+        """Of each id, how many bytes of a text it stands for: 1 of a byte piece, 0 of control pieces such as `<bos>` and of `<unk>`."""
+        processor = self._processor
+
+        def length(token_id: int) -> int:
+            if processor.IsControl(token_id) or processor.IsUnknown(token_id):
+                return 0
+            return 1 if processor.IsByte(token_id) else len(processor.IdToPiece(token_id).replace("▁", " ").encode())
+
+        return [length(token_id) for token_id in range(self.vocabulary_size)]
+
     def id_of(self, piece: str) -> int | None:
         """The id of a piece (with `▁` for a space), none where there is no such piece."""
         token_id = self._processor.PieceToId(piece)

@@ -31,7 +31,7 @@ PARITY = {"weights_equal_fraction": 1.0, "passed": True, "files": [{"format": "t
 @pytest.fixture(autouse=True)
 def evaluation(monkeypatch):
     # tests/components/test_quality_gate.py reads real evaluations; here only their place in the manifest matters.
-    monkeypatch.setattr(manifest, "read_metrics", lambda uri: {"overall": METRICS, "source:numpy": {}})
+    monkeypatch.setattr(manifest, "read_metrics", lambda uri: {"overall": METRICS, "source=numpy": {}})
 
 
 def make_inputs(folder: pathlib.Path, blessed: bool, tflite: bool = True) -> dict:

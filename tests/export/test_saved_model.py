@@ -197,12 +197,26 @@ def scored_windows(gemma: Gemma, rows: int, noise: float) -> tuple[list[bytes], 
     tail, student_tail = 1 - np.exp(top).sum(-1), 1 - np.exp(at_top).sum(-1)
     kl = (np.exp(top) * (top - at_top)).sum(-1) + tail * np.log(tail / student_tail)
     mask = (labels != 0) & (labels != 2)
+    # Of each byte piece and each other word its bytes, of the marks none.
+    pieces = [gemma.tokenizer.piece(index) for index in range(gemma.tokenizer.vocabulary_size)]
+    control = {"<pad>", "<eos>", "<bos>", "<unk>"}
+    sizes = [0 if p in control else 1 if len(p) == 6 and p.startswith("<0x") else len(p.replace("▁", " ").encode()) for p in pieces]
+    ranks = (student > np.take_along_axis(student, ids[..., :1], -1)).sum(-1)
+
+    def gaps(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+        bins = [(confidence > index / 15) & (confidence <= (index + 1) / 15) for index in range(15)]
+        return np.stack([((right - confidence) * mask * inside).sum(-1) for inside in bins], axis=-1)
+
     sums = {
         "nll_sum": -(np.take_along_axis(student, labels[..., None], -1)[..., 0] * mask).sum(-1),
         "kl_sum": (kl * mask).sum(-1),
         "top1_hits": ((student.argmax(-1) == ids[..., 0]) & mask).sum(-1),
+        "top5_hits": ((ranks < 5) & mask).sum(-1),
         "teacher_nll_sum": -(label_log_prob * mask).sum(-1),
         "token_count": mask.sum(-1),
+        "byte_count": (np.array(sizes)[labels] * mask).sum(-1),
+        "calibration_gaps": gaps(np.exp(student.max(-1)), student.argmax(-1) == labels),
+        "teacher_calibration_gaps": gaps(np.exp(top[..., 0]), ids[..., 0] == labels),
     }
     examples = [scored_example(tokens[i], b"test", ids[i], top[i], label_log_prob[i]).SerializeToString() for i in range(rows)]
     return examples, sums
@@ -213,7 +227,7 @@ def test_eval_sums_are_the_formulas(tiny_teacher, loaded):
     examples, expected = scored_windows(tiny_teacher, rows=100, noise=0.5)
     found = loaded.signatures["eval"](examples=tf.constant(examples))
     assert set(found) == set(expected)
-    assert expected["top1_hits"].sum() < expected["token_count"].sum()
+    assert expected["top1_hits"].sum() < expected["top5_hits"].sum() < expected["token_count"].sum() < expected["byte_count"].sum()
     for name, value in found.items():
         assert value.dtype == tf.float32
         np.testing.assert_allclose(value.numpy(), expected[name], rtol=1e-4, atol=1e-3, err_msg=name)
@@ -223,6 +237,7 @@ def test_a_student_equal_to_its_teacher_has_no_divergence(tiny_teacher, loaded):
     examples, _ = scored_windows(tiny_teacher, rows=4, noise=0.0)
     found = {name: value.numpy() for name, value in loaded.signatures["eval"](examples=tf.constant(examples)).items()}
     np.testing.assert_array_equal(found["top1_hits"], found["token_count"])
+    np.testing.assert_array_equal(found["top5_hits"], found["token_count"])
     # Targets are stored as float16: a log-probability near -5 is off by 2e-3 at the most, the divergence by its square.
     assert (np.abs(found["kl_sum"]) < 1e-4 * found["token_count"]).all()
 

@@ -56,7 +56,7 @@ def values(tmp_path_factory, tiny_teacher) -> dict:
         "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "log_every": 2},
         "export": {"context_length": 64, "prefill_lengths": [8], "max_new_tokens": 4, "prompts": ["Returns the"]},
         # Before training the student is at 6.7 nats, after it at about 1.3.
-        "gates": {"max_heldout_nll": 4.0},
+        "gates": {"max_heldout_nll": 4.0, "max_bytes": 10_000_000, "min_decode_tokens_per_second": {"tflite": 1.0}},
     }
 
 
@@ -100,7 +100,7 @@ def first(values, output) -> dict:
 
 
 def test_the_report_says_what_was_made(first, values, output):
-    assert set(first) == {"teacher", "student", "tokens", "artifacts", "seconds", "blessed", "pushed"}
+    assert set(first) == {"teacher", "student", "tokens", "artifacts", "seconds", "blessed", "gates", "failures", "pushed"}
     assert set(first["teacher"]) == {"source", "parameters", "heldout_nll"}
     student = first["student"]
     assert set(student) == {
@@ -119,6 +119,21 @@ def test_the_report_says_what_was_made(first, values, output):
     assert first["tokens"]["train"] > first["tokens"]["heldout"] > 100
     assert list(first["seconds"]) == NODES
     assert first["blessed"] is True
+    assert first["failures"] == []
+    gates = {(gate["gate"], gate["slice"]): gate for gate in first["gates"]}
+    assert set(gates) == {
+        ("tokens", "overall"),
+        ("max_heldout_nll", "overall"),
+        ("max_regression_vs_baseline", "overall"),
+        ("parity", "files"),
+        *(("max_bytes", format) for format in ("saved_model", "tflite", "litertlm")),
+        ("min_decode_tokens_per_second", "tflite"),
+    }
+    assert all(gate["held"] for gate in gates.values())
+    nll = gates["max_heldout_nll", "overall"]
+    assert nll["low"] < nll["got"] == student["heldout_nll"] < nll["high"]
+    [tflite] = [file for file in first["artifacts"] if file["format"] == "tflite"]
+    assert gates["max_bytes", "tflite"]["got"] == tflite["bytes"]
     [version] = versions(output)
     assert first["pushed"] == str(version)
 
@@ -195,6 +210,7 @@ def test_an_untrained_student_is_not_blessed_and_nothing_is_pushed(first, values
         values,
         training={"learning_rate": 1e-12, "control": False, "epochs": 0.1},
         export={"formats": ["saved_model"], "prompts": []},
+        gates={"min_decode_tokens_per_second": None},
     )
     report, executed = run(untrained, output)
     assert executed == {"Distiller", "Exporter", "Evaluator", "Pusher"}
@@ -212,7 +228,7 @@ def test_a_student_worse_than_the_blessed_one_is_not_pushed(first, values, outpu
         values,
         training={"learning_rate": 1e-12, "control": False, "epochs": 0.1},
         export={"formats": ["saved_model"], "prompts": []},
-        gates={"max_heldout_nll": 50.0, "max_regression_vs_baseline": "5%"},
+        gates={"max_heldout_nll": 50.0, "max_regression_vs_baseline": "5%", "min_decode_tokens_per_second": None},
     )
     before = versions(output)
     outcome = local_runner.run(worse, output)
@@ -236,6 +252,7 @@ def test_every_objective_at_once_from_stored_draws_to_a_blessed_model(first, val
         },
         training={"accumulation_steps": 2, "layer_dropout": 0.1, "control": False},
         export={"formats": ["saved_model"], "prompts": []},
+        gates={"min_decode_tokens_per_second": None},
     )
     report, executed = run(everything, output)
     assert executed == {"TeacherScorer", "Distiller", "Exporter", "Evaluator", "Pusher"}
@@ -284,7 +301,12 @@ def test_so_does_one_from_inside_a_beam_worker(first, values, output, monkeypatc
 def test_a_killed_command_is_started_again_and_goes_on(values, tmp_path):
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump(
-            {**values, "training": {**values["training"], "control": False}, "export": {"formats": ["saved_model"], "prompts": []}}
+            {
+                **values,
+                "training": {**values["training"], "control": False},
+                "export": {"formats": ["saved_model"], "prompts": []},
+                "gates": {"max_heldout_nll": 4.0},
+            }
         )
     )
     command = [sys.executable, "-m", "gemma_tf_distill.cli", "run", "config.yaml", "--output", "out", "--log", "json"]

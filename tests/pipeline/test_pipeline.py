@@ -67,7 +67,7 @@ def test_the_corpus_reaches_everything_that_reads_windows():
         ("components.distiller.component", "Distiller"),
         ("components.quantizer.component", "Quantizer"),
         ("components.exporter.component", "Exporter"),
-        ("components.quality_gate.metrics", "Evaluator"),
+        ("components.quality_gate.component", "Evaluator"),
         ("components.pusher.component", "Pusher"),
     ],
 )
