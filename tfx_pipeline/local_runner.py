@@ -35,7 +35,7 @@ RUNNERS = ("local", "beam")
 
 
 def run(config: Config, output: pathlib.Path, runner: str = "local") -> "Outcome":
-    """Runs the pipeline of a config, or what changed since the last run in the same folder, and writes `report.json`.
+    """Runs the pipeline of a config, or what changed since the last run in the same folder, and writes `report.json` and `report.html`.
 
     Args:
       config: the experiment.
@@ -61,6 +61,7 @@ def run(config: Config, output: pathlib.Path, runner: str = "local") -> "Outcome
 
     from tfx_pipeline.pipeline import create_pipeline
     from tfx_pipeline.report import create_outcome, latest_run
+    from tfx_pipeline.report_page import write_page
 
     connection = metadata.sqlite_metadata_connection_config(str(folder.metadata))
     pipeline = create_pipeline(config, str(folder.pipeline_root), connection, str(folder.pushed))
@@ -79,8 +80,10 @@ def run(config: Config, output: pathlib.Path, runner: str = "local") -> "Outcome
         raise
     finally:
         absl_logging.get_absl_logger().removeHandler(events)
-    outcome = create_outcome(config, latest_run(metadata_store.MetadataStore(connection), config.name, nodes))
+    found = latest_run(metadata_store.MetadataStore(connection), config.name, nodes)
+    outcome = create_outcome(config, found)
     write_whole(folder.report, json.dumps(outcome.report, indent=2) + "\n")
+    write_page(folder, config, found, outcome)
     return outcome
 
 
