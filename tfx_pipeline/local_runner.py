@@ -26,6 +26,7 @@ from gemma_tf_distill.errors import UserError, refused_by_system
 from gemma_tf_distill.monitoring.progress import emit
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.node_events import NodeEvents
+from tfx_pipeline.node_memory import NodeMemory
 from tfx_pipeline.output_folder import OutputFolder, write_whole
 
 if TYPE_CHECKING:
@@ -67,11 +68,12 @@ def run(config: Config, output: pathlib.Path, runner: str = "local") -> "Outcome
     pipeline = create_pipeline(config, str(folder.pipeline_root), connection, str(folder.pushed))
     nodes = [component.id for component in pipeline.components]
     emit("pipeline", nodes=nodes)
-    events = NodeEvents()
+    memory = NodeMemory()
+    events = NodeEvents(memory)
     absl_logging.set_verbosity(absl_logging.INFO)
     absl_logging.get_absl_logger().addHandler(events)
     try:
-        with _beam_without_downloads():
+        with memory.sampled(), _beam_without_downloads():
             _runner(runner).run(pipeline)
     except Exception as error:
         events.failed()

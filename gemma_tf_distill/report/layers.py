@@ -62,7 +62,7 @@ def _table(found: Layers) -> Markup:
             error = errors.get(mine)
             row.append(MISSING if error is None else bar(error / worst, percent(error)))
         rows.append(row)
-    return table(header, rows, name="Layers", texts=1)
+    return table(header, rows, name="Layers", class_="many")
 
 
 def _note(found: Layers) -> str:
@@ -138,17 +138,19 @@ def _by_layer(found: Layers) -> dict[int, float]:
 
 
 def _errors(found: Layers) -> Markup:
-    kinds: dict[str, None] = {}
-    rows: dict[str, dict[str, float]] = {}
+    """The error of each matrix: a row for each layer, the matrices that are of no layer in a sentence."""
+    rows: dict[int, dict[str, float]] = {}
+    others = []
     for name, error in found.quantization_error.items():
-        match = _LAYER.fullmatch(name)
-        row, kind = (f"layer {match[1]}", match[2]) if match else (name, "")
-        kinds.setdefault(kind)
-        rows.setdefault(row, {})[kind] = error
-    columns = [kind for kind in kinds if kind] or [""]
-    shown = [
-        (row, *(percent(values.get(kind, values.get("") if index == 0 else None)) for index, kind in enumerate(columns)))
-        for row, values in rows.items()
-    ]
-    note = "Root mean square of what rounding changes, over that of the weights of the student in float."
-    return joined(table(("", *columns), shown, name="Quantisation error"), tag("p", note, class_="note"))
+        if match := _LAYER.fullmatch(name):
+            rows.setdefault(int(match[1]), {})[match[2]] = error
+        else:
+            others.append(f"{name} {percent(error)}")
+    note = "Root mean square of what rounding changes in a matrix, over that of its weights in float"
+    words = tag("p", f"{note}: {', '.join(others)}; those of the layers follow." if others else f"{note}.", class_="note")
+    if not rows:
+        return words
+    columns = list(dict.fromkeys(kind for values in rows.values() for kind in values))
+    shown = [(layer, *(percent(values.get(kind)) for kind in columns)) for layer, values in sorted(rows.items())]
+    data = table(("layer", *(column.replace("_", " ") for column in columns)), shown, name="Quantisation error")
+    return joined(words, tag("details", tag("summary", "Matrix by matrix"), data))

@@ -40,4 +40,4 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
     return Markup(f"{opening}>{content}</{name}>" if content or name not in _VOID else f"{opening}/>")
 
 
-_VOID = {"meta", "link", "br", "circle", "rect", "line", "path", "polygon", "polyline", "col"}
+_VOID = {"wbr", "meta", "link", "br", "circle", "rect", "line", "path", "polygon", "polyline", "col"}

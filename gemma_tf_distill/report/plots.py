@@ -12,7 +12,7 @@ from gemma_tf_distill.report.numbers import significant
 from gemma_tf_distill.report.scales import Scale
 
 WIDTH, HEIGHT = 460, 310
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 30, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 30, 42
 _LETTER = 6.3  # Width of a letter at the size of labels, about.
 
 
@@ -21,7 +21,7 @@ class Axis:
     """An axis.
 
     Attributes:
-      label: what it shows, with its unit.
+      label: what it shows, with its unit; empty where the caption says it.
       format: a value as text.
       log_from: see `Scale.of`.
     """
@@ -192,8 +192,9 @@ def _axes(to_x: Scale, to_y: Scale, x: Axis, y: Axis) -> Markup:
     base = HEIGHT - _BOTTOM
     parts.append(tag("line", x1=_LEFT, x2=f"{to_x.end:.1f}", y1=base, y2=base, class_="axis"))
     parts.append(tag("text", x.label, x=f"{(_LEFT + to_x.end) / 2:.1f}", y=HEIGHT - 6, class_="label", text_anchor="middle"))
-    # Above the axis and not along it: text that stands on its side is hard to read. Tips take its place.
-    parts.append(tag("text", y.label, x=4, y=14, class_="label ylabel"))
+    if y.label:
+        # Above the axis and not along it: text that stands on its side is hard to read. Tips take its place.
+        parts.append(tag("text", y.label, x=4, y=14, class_="label ylabel"))
     return tag("g", *parts, aria_hidden="true")
 
 

@@ -8,7 +8,7 @@ from gemma_tf_distill.report.markup import Markup, joined, tag
 from gemma_tf_distill.report.numbers import MISSING, count, decimal, is_number, percent, ratio, short_count, significant, size, times
 from gemma_tf_distill.report.pareto import pareto_front
 from gemma_tf_distill.report.plots import Axis, Point, figure, legend, scatter
-from gemma_tf_distill.report.runs import RunFigures
+from gemma_tf_distill.report.runs import PUSHED_FOLDER, RunFigures
 from gemma_tf_distill.report.tables import table
 
 _OVERALL = "overall"
@@ -21,6 +21,7 @@ _METRICS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "top1_agreement": ("same first choice", percent),
 }
 _MOST_SLICES = 40
+_LONGEST_LABEL = 24
 
 
 def models(content: Content) -> Markup:
@@ -42,7 +43,7 @@ def models(content: Content) -> Markup:
         f"Trained on {count(tokens.get('train'))} tokens; NLL and KL are nats a token on {count(tokens.get('heldout'))} held-out tokens "
         f"over the student’s {count(run.words)} words, the same for every model."
     )
-    header = ("", "parameters", "NLL", "perplexity vs teacher", "KL to teacher", "same first choice")
+    header = ("", "NLL", "perplexity vs teacher", "KL to teacher", "same first choice", "parameters")
     return joined(table(header, rows, name="Models"), tag("p", note, class_="note"))
 
 
@@ -51,17 +52,17 @@ def _row(
 ) -> tuple[Any, ...]:
     return (
         joined(name, tag("span", note, class_="sub")),
-        short_count(parameters),
         decimal(nll),
         times(ratio(nll, teacher)),
         decimal(kl),
         percent(top1),
+        short_count(parameters),
     )
 
 
 def tradeoff(content: Content) -> Markup:
     """Quality against bytes and against decoding speed, over all runs of the same output root."""
-    points = [(content.this_run, "this", "this run"), *((run, _kind(run), _label(run, content)) for run in content.other_runs)]
+    points = [(content.this_run, "this", "this run"), *((run, _kind(run), _label(run)) for run in content.other_runs)]
     drawings = [
         _tradeoff("pareto-size", "Quality and size", "bytes", points, content, lambda run: run.file and run.file.bytes, size, False),
         _tradeoff(
@@ -98,13 +99,14 @@ def tradeoff(content: Content) -> Markup:
 
 
 def _kind(run: RunFigures) -> str:
-    if run.path.parent.name == "pushed":
+    if run.path.parent.name == PUSHED_FOLDER:
         return "push"
     return "run" if run.blessed else "rejected"
 
 
-def _label(run: RunFigures, content: Content) -> str:
-    return f"push {run.version}" if run.path.parent.name == "pushed" else run.path.name
+def _label(run: RunFigures) -> str:
+    name = f"push {run.version}" if run.path.parent.name == PUSHED_FOLDER else run.path.name
+    return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
 
 
 def _rounded(content: Content) -> float | None:

@@ -22,7 +22,7 @@ def samples(content: Content) -> Markup:
             else:
                 texts.append((f"{file['format']}, {scheme or 'float'}", completion))
         if same:
-            texts[1] = (f"{texts[1][0]}; so do {_listed(same)}", texts[1][1])
+            texts[1] = (f"{texts[1][0]}; the same from {_listed(same)}", texts[1][1])
         blocks.append(
             tag(
                 "div",

@@ -2,9 +2,9 @@
 
 CSS = """
 :root{color-scheme:light dark;--bg:#fff;--soft:#f5f6f8;--line:#dfe3e8;--text:#1c2430;--mute:#5a6675;--accent:#1f5fd0;--good:#14713a;
---goodbg:#e7f5ec;--bad:#b3261e;--badbg:#fdecea;--c2:#b45309;--c3:#0f766e;--c4:#7c3aed;--heat:31,95,208}
+--goodbg:#e7f5ec;--bad:#b3261e;--badbg:#fdecea;--c2:#b45309;--c3:#0f766e;--c4:#7c3aed;--heat:31,95,208;--shade:rgba(20,30,45,.16)}
 @media (prefers-color-scheme:dark){:root{--bg:#11151b;--soft:#191f28;--line:#2d3643;--text:#e4e9f0;--mute:#9aa7b8;--accent:#7fb0ff;
---good:#67d391;--goodbg:#12281b;--bad:#ff8f85;--badbg:#331715;--c2:#f3ad5b;--c3:#5fd0c3;--c4:#bda2ff;--heat:127,176,255}}
+--good:#67d391;--goodbg:#12281b;--bad:#ff8f85;--badbg:#331715;--c2:#f3ad5b;--c3:#5fd0c3;--c4:#bda2ff;--heat:127,176,255;--shade:rgba(160,180,210,.28)}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;text-size-adjust:100%}
 body{margin:0;background:var(--bg);color:var(--text);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",sans-serif}
@@ -41,7 +41,10 @@ dl{margin:8px 0}
 dl:not(.cards)>div{display:grid;grid-template-columns:13rem 1fr;gap:2px 16px;padding:6px 0;border-bottom:1px solid var(--line)}
 dl:not(.cards) dt{color:var(--mute)}
 dl:not(.cards) dd{margin:0;overflow-wrap:anywhere}
-.scroll{overflow-x:auto;margin:12px 0}
+.scroll{overflow-x:auto;margin:12px 0;background:linear-gradient(90deg,var(--bg) 50%,transparent) 0 0/36px 100% no-repeat local,
+linear-gradient(270deg,var(--bg) 50%,transparent) 100% 0/36px 100% no-repeat local,
+linear-gradient(90deg,var(--shade),transparent) 0 0/14px 100% no-repeat scroll,
+linear-gradient(270deg,var(--shade),transparent) 100% 0/14px 100% no-repeat scroll}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
 th,td{padding:7px 12px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 th:first-child,td:first-child{padding-left:0}
@@ -49,6 +52,7 @@ th:last-child,td:last-child{padding-right:0}
 thead th{color:var(--mute);font-weight:500;font-size:.82rem;line-height:1.3;vertical-align:bottom}
 tbody th{font-weight:500}
 .n{text-align:right;white-space:nowrap}
+thead .n{white-space:normal}
 tr:target{background:var(--soft)}
 tbody th .sub{display:block;font-weight:400;font-size:.84rem}
 .main th,.main td{font-weight:600}
@@ -56,7 +60,7 @@ tbody th .sub{display:block;font-weight:400;font-size:.84rem}
 figure{margin:16px 0 4px;min-width:0}
 figcaption{font-weight:600;font-size:.95rem}
 figcaption small{display:block;font-weight:400;font-size:.86rem}
-.plot{display:block;width:100%;height:auto;overflow:visible}
+.plot{display:block;width:100%;height:auto;overflow:hidden}
 .plot text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--text)}
 .plot .tick,.plot .label{fill:var(--mute)}
 .plot .point .label,.plot .name{fill:var(--text)}
@@ -85,6 +89,7 @@ figcaption small{display:block;font-weight:400;font-size:.86rem}
 details{margin:6px 0 12px;font-size:.92rem}
 summary{cursor:pointer;color:var(--mute);width:fit-content}
 .barred{display:inline-flex;align-items:center;gap:10px;justify-content:flex-end;min-width:9rem}
+.barred>span{min-width:3.6rem}
 .bar{width:5.5rem;height:7px;flex:none;border-radius:4px;overflow:hidden}
 .track{fill:var(--line)}.fill{fill:var(--accent)}
 .sample{margin:20px 0}
@@ -104,10 +109,12 @@ section{padding-top:26px;margin-top:26px}
 .verdict{padding:16px}
 .cards{grid-template-columns:1fr 1fr;gap:10px}
 .cards dd{font-size:1.2rem}
+.cards div:first-child{grid-column:1/-1}
 dl:not(.cards)>div{grid-template-columns:1fr}
 th,td{padding:7px 9px}
 .plot text{font-size:13.5px}
-.barred{min-width:0;gap:8px}.bar{width:3.2rem}
+.barred{min-width:0;gap:6px}.barred>span{min-width:3rem}.bar{width:2.6rem}
+.many .bar{display:none}.many .barred>span{min-width:0}
 }
 @media print{
 :root{--bg:#fff;--soft:#f5f6f8;--line:#ccc;--text:#000;--mute:#444;--accent:#1f5fd0;--good:#14713a;--goodbg:#fff;--bad:#b3261e;--badbg:#fff;
@@ -115,7 +122,7 @@ th,td{padding:7px 9px}
 body{font-size:10.5pt}
 main,header,footer{max-width:none;padding-left:0;padding-right:0}
 nav,details:not([open]){display:none}
-.scroll{overflow:visible}
+.scroll{overflow:visible;background:none}
 section,figure,tr,.sample,.verdict{break-inside:avoid}
 section.long{break-inside:auto}
 h2,h3{break-after:avoid}

@@ -46,4 +46,4 @@ def bar(share: float, label: str) -> Markup:
         aria_hidden="true",
         class_="bar",
     )
-    return tag("span", drawing, label, class_="barred")
+    return tag("span", drawing, tag("span", label), class_="barred")

@@ -47,7 +47,7 @@ def _drawing(name: str, title: str, unit: str, found: Sequence[Curve]) -> Markup
         f"{title}, {unit}, over optimizer steps: {ends}.",
         series,
         Axis(label="optimizer steps", format=count),
-        Axis(label=unit.split(";")[0], log_from=3),
+        Axis(label="", log_from=3),
     )
     values = {one.label: dict(zip(one.xs, one.ys, strict=True)) for one in series}
     steps = thinned(sorted({step for one in values.values() for step in one}), _MOST_ROWS)

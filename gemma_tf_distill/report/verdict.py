@@ -1,5 +1,6 @@
 """The top of the page: pushed or not, the few figures that matter, and every gate."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,14 +56,14 @@ def cards(content: Content) -> Markup:
     run = content.this_run
     file = run.file
     entries: list[tuple[str, str, str]] = [
-        ("Perplexity vs teacher", f"{times(run.perplexity_vs_teacher)} ×" if run.perplexity_vs_teacher else MISSING, ""),
+        ("Perplexity", f"{times(run.perplexity_vs_teacher)} ×" if run.perplexity_vs_teacher else MISSING, "the teacher’s"),
         ("Held-out NLL", decimal(run.nll), f"teacher {decimal(run.teacher_nll)} nats a token"),
-        ("Same first choice", percent(run.top1_agreement), "as the teacher"),
+        ("Agreement", percent(run.top1_agreement), "same first choice as the teacher"),
         ("KL to teacher", decimal(run.kl), "nats a token"),
         ("Size", size(file.bytes) if file else MISSING, file.format if file else ""),
         (
             "Decoding",
-            f"{significant(round(speed, 1))}/s" if file and is_number(speed := file.decode_tokens_per_second) else MISSING,
+            f"{decimal(speed, 0 if speed >= 100 else 1)}/s" if file and is_number(speed := file.decode_tokens_per_second) else MISSING,
             "tokens, on this machine",
         ),
         ("Parameters", short_count(run.parameters), f"teacher {short_count(content.report['teacher'].get('parameters'))}"),
@@ -90,7 +91,17 @@ def gates(content: Content) -> Markup | None:
 def _name(gate: Gate) -> Markup:
     if not gate.name:
         return tag("span", gate.reason)
-    return joined(_NAMES.get(gate.name, gate.name[4:].replace("_", " ").capitalize()), tag("code", f"gates.{gate.name}", class_="sub"))
+    return joined(
+        _NAMES.get(gate.name, gate.name[4:].replace("_", " ").capitalize()), tag("code", *_breakable(f"gates.{gate.name}"), class_="sub")
+    )
+
+
+def _breakable(key: str) -> list[Any]:
+    """A key that may be broken after its underscores."""
+    parts: list[Any] = []
+    for part in re.split("(?<=_)", key):
+        parts += [part, tag("wbr")]
+    return parts[:-1]
 
 
 def _asked(gate: Gate) -> str:
