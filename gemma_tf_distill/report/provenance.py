@@ -93,7 +93,9 @@ def lineage(content: Content) -> Markup:
         known = {artifact.id for artifact in content.artifacts}
         rows = [_row(artifact, known) for artifact in content.artifacts]
         parts.append(tag("h3", "Artifacts"))
-        parts.append(table(("id", "made by", "what", "of", "where", "code"), rows, name="Artifacts of ML Metadata", texts=6))
+        parts.append(
+            table(("id", "made by", "what", "of", "where", "code"), rows, name="Artifacts of ML Metadata", texts=6, class_="lineage")
+        )
         parts.append(tag("p", "Places are relative to the run’s folder; fingerprints are shown by their first digits.", class_="note"))
     return joined(*parts)
 

@@ -54,9 +54,9 @@ tbody th{font-weight:500}
 .n{text-align:right;white-space:nowrap}
 thead .n{white-space:normal}
 tr:target{background:var(--soft)}
-tbody th .sub{display:block;font-weight:400;font-size:.84rem}
+tbody .sub{display:block;font-weight:400;font-size:.84rem}
 .main th,.main td{font-weight:600}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:12px 32px}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:12px 32px}
 figure{margin:16px 0 4px;min-width:0}
 figcaption{font-weight:600;font-size:.95rem}
 figcaption small{display:block;font-weight:400;font-size:.86rem}
@@ -83,6 +83,7 @@ figcaption small{display:block;font-weight:400;font-size:.86rem}
 .cell{fill:rgb(var(--heat))}
 .pair{fill:none;stroke:var(--text);stroke-width:2}
 .cell-text{text-anchor:middle}
+.lineage code{overflow-wrap:normal;white-space:nowrap}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;list-style:none;margin:4px 0;padding:0;font-size:.88rem;color:var(--mute)}
 .legend li{display:flex;align-items:center;gap:6px}
 .key{width:16px;height:16px}
@@ -121,6 +122,7 @@ th,td{padding:7px 9px}
 --c2:#b45309;--c3:#0f766e;--c4:#7c3aed;--heat:31,95,208}
 body{font-size:10.5pt}
 main,header,footer{max-width:none;padding-left:0;padding-right:0}
+.plots{grid-template-columns:1fr 1fr}
 nav,details:not([open]){display:none}
 .scroll{overflow:visible;background:none}
 section,figure,tr,.sample,.verdict{break-inside:avoid}
