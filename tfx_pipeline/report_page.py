@@ -86,11 +86,10 @@ def _moved(uri: str, folder: OutputFolder) -> str:
     parts = pathlib.PurePath(uri).parts
     if "://" in uri or tf.io.gfile.exists(uri):
         return uri
-    for inside in (folder.pipeline_root, folder.pushed):
-        if inside.name in parts:
-            place = len(parts) - 1 - parts[::-1].index(inside.name)
-            return str(inside.joinpath(*parts[place + 1 :]))
-    return uri
+    # Folders above the run's may be called like those in it: the last one counts.
+    inside = {folder.pipeline_root.name: folder.pipeline_root, folder.pushed.name: folder.pushed}
+    places = [place for place, part in enumerate(parts) if part in inside]
+    return str(inside[parts[places[-1]]].joinpath(*parts[places[-1] + 1 :])) if places else uri
 
 
 def gather(folder: OutputFolder, config: Config, nodes: Mapping[str, NodeRun], outcome: Outcome) -> Content:
