@@ -18,6 +18,8 @@ from gemma_tf_distill.errors import ConfigError, UserError, refused_by_system
 from gemma_tf_distill.monitoring.console import Display, JsonDisplay, TextDisplay
 from gemma_tf_distill.monitoring.progress import Event, emit, listening
 from gemma_tf_distill.monitoring.run_report import render_outcome, render_stop
+from gemma_tf_distill.report.compare import compare
+from gemma_tf_distill.report.runs import read_run
 from gemma_tf_distill.xla.attached import skip_metadata_without_tpu
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.launcher import RunFailedError, launch
@@ -117,6 +119,15 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--tokens", type=_at_least_one, metavar="N", help="how much of it (default: export.parity_tokens)")
     parity.set_defaults(function=_parity)
 
+    compare = commands.add_parser("compare", help="runs and pushed versions beside their teachers, controls and earlier pushes")
+    compare.add_argument("folders", nargs="+", type=pathlib.Path, metavar="DIR", help="the folder of a run, or of a pushed version")
+    compare.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
+    compare.set_defaults(function=_compare)
+
+    report = commands.add_parser("report", help="write report.html of a finished run again")
+    report.add_argument("folder", type=pathlib.Path, metavar="DIR", help="the folder of a run")
+    report.set_defaults(function=_report)
+
     preflight = commands.add_parser(
         "preflight",
         help="compile the training step and the scorer for a TPU that is not there: do they fit, how fast could they be",
@@ -173,7 +184,7 @@ def _run(options: argparse.Namespace) -> int:
             print(f"\n{render_stop(outcome, command)}")
         return EXIT_OK
     if not as_json:
-        print(f"\n{render_outcome(outcome['report'], outcome['failures'], outcome['samples'])}\n\nreport   {output / 'report.json'}")
+        print(f"\n{render_outcome(outcome['report'], outcome['failures'], outcome['samples'])}\n\nreport   {output / 'report.html'}")
     return EXIT_OK if outcome["report"]["blessed"] else EXIT_NOT_BLESSED
 
 
@@ -276,6 +287,21 @@ def _parity(options: argparse.Namespace) -> int:
         )
     print(json.dumps(report.to_dict(), indent=2) if options.as_json else report.render())
     return EXIT_OK if report.passed else EXIT_NOT_BLESSED
+
+
+def _compare(options: argparse.Namespace) -> int:
+    comparison = compare([read_run(folder) for folder in options.folders])
+    print(json.dumps(comparison.to_dict(), indent=2) if options.as_json else comparison.render())
+    return EXIT_OK
+
+
+def _report(options: argparse.Namespace) -> int:
+    with _quiet_stderr():
+        from tfx_pipeline.report_page import rebuild_page
+
+        page = rebuild_page(options.folder)
+    print(f"report   {page}")
+    return EXIT_OK
 
 
 def _preflight(options: argparse.Namespace) -> int:

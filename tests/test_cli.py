@@ -77,6 +77,10 @@ def assert_one_line(err: str) -> None:
         (["run", "demo", "--output", "/tmp/" + "x" * 300], "can't be used: File name too long"),
         (["run", "x" * 5000], "can't be used: File name too long"),
         (["generate", "model"], "required: PROMPT"),
+        (["compare"], "required: DIR"),
+        (["compare", "nowhere"], "there is no folder nowhere"),
+        (["compare", "."], "is no folder of a run, which has config.json and report.json"),
+        (["report", "nowhere"], "nowhere holds no finished run, it has no config.json"),
         (["generate", "model", "text", "--max-new-tokens", "0"], "must be a whole number above 0, not '0'"),
         (["generate", "model", "text", "--max-new-tokens", "many"], "must be a whole number above 0, not 'many'"),
     ],
@@ -356,3 +360,15 @@ def test_user_errors_of_any_kind_and_many_lines_become_one(monkeypatch, capfd):
     monkeypatch.setattr(cli, "_doctor", fail)
     code, _, err = run(capfd, "doctor")
     assert (code, err) == (2, "gemma-distill: error: first second\n")
+
+
+def test_compare_prints_a_table_or_json(tmp_path, capfd):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(REPORT))
+    code, out, err = run(capfd, "compare", str(folder))
+    assert (code, err) == (0, "")
+    assert [line.split()[:2] for line in out.splitlines()[1:]] == [["teacher", "gguf:package"], ["mine:", "control"], ["mine", "3.497"]]
+    code, out, err = run(capfd, "compare", str(folder), "--json")
+    assert (code, err) == (0, "")
+    assert [model["kind"] for model in json.loads(out)["models"]] == ["teacher", "control", "given"]

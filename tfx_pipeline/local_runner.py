@@ -26,6 +26,7 @@ from gemma_tf_distill.errors import UserError, refused_by_system
 from gemma_tf_distill.monitoring.progress import emit
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.node_events import NodeEvents
+from tfx_pipeline.node_memory import NodeMemory
 from tfx_pipeline.output_folder import OutputFolder, write_whole
 from tfx_pipeline.stops import STOPS, check_runner
 
@@ -36,7 +37,7 @@ RUNNERS = ("local", "beam")
 
 
 def run(config: Config, output: pathlib.Path, runner: str = "local", until: str | None = None) -> "Outcome | Stopped":
-    """Runs the pipeline of a config, or what changed since the last run in the same folder, and writes `report.json`.
+    """Runs the pipeline of a config, or what changed since the last run in the same folder, and writes `report.json` and `report.html`.
 
     Args:
       config: the experiment.
@@ -70,16 +71,18 @@ def run(config: Config, output: pathlib.Path, runner: str = "local", until: str 
 
     from tfx_pipeline.pipeline import create_pipeline
     from tfx_pipeline.report import create_outcome, create_stopped, latest_run
+    from tfx_pipeline.report_page import write_page
 
     connection = metadata.sqlite_metadata_connection_config(str(folder.metadata))
     pipeline = create_pipeline(config, str(folder.pipeline_root), connection, str(folder.pushed), until=until)
     nodes = [component.id for component in pipeline.components]
     emit("pipeline", nodes=nodes)
-    events = NodeEvents()
+    memory = NodeMemory()
+    events = NodeEvents(memory)
     absl_logging.set_verbosity(absl_logging.INFO)
     absl_logging.get_absl_logger().addHandler(events)
     try:
-        with _beam_without_downloads():
+        with memory.sampled(), _beam_without_downloads():
             _runner(runner).run(pipeline)
     except Exception as error:
         events.failed()
@@ -93,6 +96,7 @@ def run(config: Config, output: pathlib.Path, runner: str = "local", until: str 
         return create_stopped(until, found)
     outcome = create_outcome(config, found)
     write_whole(folder.report, json.dumps(outcome.report, indent=2) + "\n")
+    write_page(folder, config, found, outcome)
     return outcome
 
 

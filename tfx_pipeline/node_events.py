@@ -4,6 +4,7 @@ import logging
 import re
 
 from gemma_tf_distill.monitoring.progress import emit
+from tfx_pipeline.node_memory import NodeMemory
 
 # LocalDagRunner says "Component X is running.", BeamDagRunner "node X is running."; the launcher says nothing but the number of the
 # execution where a cached one is used.
@@ -12,10 +13,14 @@ _CACHED = re.compile(r"A cached execution \d+ is used\.")
 
 
 class NodeEvents(logging.Handler):
-    """Emits a `node` event with `node` and `state` (`running`, `complete`, `cached`, `failed`) whenever a node changes its state."""
+    """Emits a `node` event with `node` and `state` (`running`, `complete`, `cached`, `failed`) whenever a node changes its state.
 
-    def __init__(self) -> None:
+    Of a node that is complete, `peak_bytes` says how much memory was in use at the most while it ran.
+    """
+
+    def __init__(self, memory: NodeMemory) -> None:
         super().__init__(logging.INFO)
+        self._memory = memory
         self._running: str | None = None
         self._cached = False
 
@@ -28,10 +33,14 @@ class NodeEvents(logging.Handler):
             node, state = match.groups()
             if state == "running":
                 self._running, self._cached = node, False
+                self._memory.begin()
                 emit("node", node=node, state="running")
             else:
                 self._running = None
-                emit("node", node=node, state="cached" if self._cached else "complete")
+                if self._cached:
+                    emit("node", node=node, state="cached")
+                else:
+                    emit("node", node=node, state="complete", peak_bytes=self._memory.peak())
 
     def failed(self) -> None:
         """Says that the node that was running, if any, has failed."""

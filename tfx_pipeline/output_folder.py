@@ -3,6 +3,7 @@
 ```
 config.json      the config of the latest run (it says whose folder this is)
 report.json      what the latest run that finished came to
+report.html      the same, and where it comes from, as a page for people
 progress.jsonl   events of the latest run
 logs/            what TFX and TensorFlow say, one file a run
 pipeline/        artifacts and checkpoints
@@ -41,6 +42,7 @@ class OutputFolder:
         self.path = path.absolute()
         self.config = self.path / "config.json"
         self.report = self.path / "report.json"
+        self.page = self.path / "report.html"
         self.progress = self.path / "progress.jsonl"
         self.logs = self.path / "logs"
         self.pipeline_root = self.path / "pipeline"

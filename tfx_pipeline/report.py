@@ -30,10 +30,14 @@ class NodeRun:
     Attributes:
       seconds: from registering its execution to publishing it; 0 where a cached one was used.
       outputs: its artifacts by the name of the output.
+      inputs: ids of the artifacts that it read.
+      properties: the texts that it was given as parameters, such as `source_digest`.
     """
 
     seconds: float
     outputs: Mapping[str, metadata_store_pb2.Artifact]
+    inputs: Sequence[int] = ()
+    properties: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def latest_run(store: metadata_store.MetadataStore, pipeline_name: str, nodes: Sequence[str]) -> dict[str, NodeRun]:
@@ -63,12 +67,18 @@ def latest_run(store: metadata_store.MetadataStore, pipeline_name: str, nodes: S
         [execution] = executions
         cached = execution.last_known_state == _EXECUTION.CACHED
         milliseconds = 0 if cached else execution.last_update_time_since_epoch - execution.create_time_since_epoch
-        found[node] = NodeRun(milliseconds / 1000, _outputs(store, execution.id))
+        events = store.get_events_by_execution_ids([execution.id])
+        found[node] = NodeRun(
+            milliseconds / 1000,
+            _outputs(store, events),
+            sorted({event.artifact_id for event in events if event.type == metadata_store_pb2.Event.INPUT}),
+            {name: value.string_value for name, value in execution.custom_properties.items() if value.HasField("string_value")},
+        )
     return found
 
 
-def _outputs(store: metadata_store.MetadataStore, execution_id: int) -> dict[str, metadata_store_pb2.Artifact]:
-    events = [e for e in store.get_events_by_execution_ids([execution_id]) if e.type == metadata_store_pb2.Event.OUTPUT]
+def _outputs(store: metadata_store.MetadataStore, events: Sequence[metadata_store_pb2.Event]) -> dict[str, metadata_store_pb2.Artifact]:
+    events = [event for event in events if event.type == metadata_store_pb2.Event.OUTPUT]
     artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id([event.artifact_id for event in events])}
     return {event.path.steps[0].key: artifacts[event.artifact_id] for event in events}
 
@@ -129,7 +139,7 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
     gates = read_gates(evaluation)
     failures = [gate.words for gate in gates if not gate.held]
     trained = nodes["Quantizer"].outputs["quantized_student"] if "Quantizer" in nodes else nodes["Distiller"].outputs["student"]
-    student = _read_json(os.path.join(trained.uri, METRICS_FILE))
+    student = read_json(os.path.join(trained.uri, METRICS_FILE))
     model = nodes["Exporter"].outputs["model"].uri
     pushed = nodes["Pusher"].outputs["pushed_model"].custom_properties
     version = pushed["pushed_destination"].string_value if pushed["pushed"].int_value == 1 else None
@@ -158,7 +168,7 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
     return Outcome(
         report=_without_nan(report),
         failures=failures,
-        samples=_read_json(os.path.join(model, EXPORT_REPORT))["samples"],
+        samples=read_json(os.path.join(model, EXPORT_REPORT))["samples"],
     )
 
 
@@ -166,7 +176,7 @@ def _pushed_files(version: str) -> list[dict[str, Any]]:
     path = os.path.join(version, MANIFEST_FILE)
     if not tf.io.gfile.exists(path):
         raise UserError(f"the model was pushed to {version} by an earlier run and is no longer there: put it back, or use another --output")
-    return [{**file, "path": os.path.join(version, file["path"])} for file in _read_json(path)["files"]]
+    return [{**file, "path": os.path.join(version, file["path"])} for file in read_json(path)["files"]]
 
 
 def _exported_files(model: str) -> list[dict[str, Any]]:
@@ -180,7 +190,8 @@ def _exported_files(model: str) -> list[dict[str, Any]]:
     return found
 
 
-def _read_json(path: str) -> Any:
+def read_json(path: str) -> Any:
+    """The content of a JSON file, local or in a bucket."""
     with tf.io.gfile.GFile(path) as file:
         return json.loads(file.read())
 

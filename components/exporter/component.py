@@ -42,7 +42,9 @@ def Exporter(
       model: `Format-Serving/`, the SavedModel that the Evaluator judges, one byte a weight where the student has a scheme; `files/`,
         with `tokenizer.model` and, if asked for, `model.tflite` and `model.litertlm`, in the integers of that scheme, and `hugging_face/`;
         `export.json`: `samples` (`prompt`, `teacher`, `student`), `seconds` (and of them `export_seconds` and `parity_seconds`),
-        `formats`, `quantization` (`scheme` and `overrides`, or null) and `parity` (as `ParityReport.to_dict`).
+        `formats`, `layer_similarity` (`hidden_states` and `attention_maps`, [student layers][teacher layers] each; null without
+        prompts, when there is no teacher), `quantization` (`scheme` and `overrides`, or null) and `parity` (as
+        `ParityReport.to_dict`).
       config: `exporter_config`.
       source_digest: of this component's code, so that changed code is run again.
 

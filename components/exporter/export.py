@@ -9,10 +9,12 @@ import time
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from components.artifact_files import EXPORT_REPORT, FILES_FOLDER
 from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_from_json
 from gemma_tf_distill.data.batches import split_files
+from gemma_tf_distill.data.examples import model_inputs
 from gemma_tf_distill.data.first_windows import first_windows
 from gemma_tf_distill.export.bundle import PLACES, export_files
 from gemma_tf_distill.export.files import copy_tree, write_bytes
@@ -25,9 +27,13 @@ from gemma_tf_distill.gemma.storage import is_remote
 from gemma_tf_distill.gemma.teacher import load_teacher, load_tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 from gemma_tf_distill.monitoring.progress import progress
+from gemma_tf_distill.transfer.attention_maps import attention_similarity
+from gemma_tf_distill.transfer.feature_similarity import feature_similarity
 
 # TFX's name for the folder of a Model artifact that is served and evaluated.
 SERVING_FOLDER = "Format-Serving"
+# Attention maps of all layers are held at once.
+_SIMILARITY_WINDOWS, _SIMILARITY_TOKENS = 4, 128
 _PLACES = {format: os.path.join(FILES_FOLDER, place) for format, place in PLACES.items()} | {"saved_model": SERVING_FOLDER}
 
 
@@ -67,10 +73,11 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
         progress=step,
     )
     written = time.monotonic()
+    windows = first_windows(split_files(examples_uri, "heldout"), settings["window"], options.parity_tokens)[:, : options.context_length]
     parity = measure_parity(
         paths,
         student,
-        first_windows(split_files(examples_uri, "heldout"), settings["window"], options.parity_tokens)[:, : options.context_length],
+        windows,
         quantization=quantization,
         prompts=options.prompts,
         max_new_tokens=options.max_new_tokens,
@@ -78,11 +85,12 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
     )
     if not parity.passed:
         raise ParityError("; ".join(parity.failures))
-    compared, samples = time.monotonic(), []
+    compared, samples, similarity = time.monotonic(), [], None
     if options.prompts:
         own = dict(zip(options.prompts, sample_completions(student, options.prompts, options.max_new_tokens), strict=True))
         teacher = _teacher(settings["teacher"]["source"], settings["teacher"]["dtype"], student)
         gc.collect()
+        similarity = _layer_similarity(teacher, student, windows)
         theirs = sample_completions(teacher, options.prompts, options.max_new_tokens)
         samples = [
             {"prompt": prompt, "teacher": text, "student": own[prompt]} for prompt, text in zip(options.prompts, theirs, strict=True)
@@ -94,10 +102,20 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
         "export_seconds": round(written - began, 1),
         "parity_seconds": round(compared - written, 1),
         "formats": list(options.formats),
+        "layer_similarity": similarity,
         "quantization": settings["quantization"] if quantization else None,
         "parity": _as_pushed(parity),
     }
     write_bytes(os.path.join(folder, EXPORT_REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _layer_similarity(teacher: Gemma, student: Gemma, windows: np.ndarray) -> dict[str, list[list[float]]]:
+    """How alike the two are between their layers, on a little text."""
+    inputs = model_inputs(tf.constant(windows[:_SIMILARITY_WINDOWS, : _SIMILARITY_TOKENS + 1]))
+    measures = {"hidden_states": feature_similarity, "attention_maps": attention_similarity}
+    return {
+        name: np.round(measure(teacher.backbone, student.backbone, inputs).astype(float), 4).tolist() for name, measure in measures.items()
+    }
 
 
 def _as_pushed(parity: ParityReport) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def Quantizer(
       tokenizer: the student's vocabulary.
       quantized_student: `student/` (a folder of `Gemma.save`), whose matrices lie on their lattices, and `metrics.json`: the Distiller's,
         with the held-out figures of what the student will run as; `heldout_nll_float` is from before, and `heldout_nll_ptq` that of the
-        same student rounded without training.
+        same student rounded without training, `quantization_error` what that does to each matrix (`rounding_errors`).
       model_run: TensorBoard event files.
       config: `quantizer_config`.
       source_digest: of this component's code, so that changed code is run again.

@@ -23,6 +23,7 @@ from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.student import kept_layers
 from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.quantization.errors import rounding_errors
 from gemma_tf_distill.training.devices import check_teacher_device, on_device
 from gemma_tf_distill.training.loop import Run
 from gemma_tf_distill.training.precision import with_precision
@@ -49,6 +50,7 @@ def quantize(
         teacher = on_device(load_teacher(settings["teacher"], settings["teacher_dtype"], inputs.vocabulary), training.teacher_device)
         kept = kept_layers(section_from_json(StudentConfig, config, "student"), teacher.backbone.num_layers)
 
+    errors = rounding_errors(model, quantization)
     checkpoints = checkpoint_folder(quantized_uri, config, source_digest, student_uri, examples_uri, tokenizer_uri)
     rounded, trained = fit_quantized(
         model,
@@ -77,6 +79,7 @@ def quantize(
         "heldout_nll_float": in_float["heldout_nll"],
         "heldout_nll_ptq": rounded.nll,
         "quantization": quantization.numbers,
+        "quantization_error": errors,
     }
     write_metrics(quantized_uri, metrics)
     remove_folder(checkpoints)

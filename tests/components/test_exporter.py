@@ -96,12 +96,23 @@ def test_the_report_shows_teacher_and_student_side_by_side(exported, teacher, st
     assert [sample["teacher"] for sample in report["samples"]] != [sample["student"] for sample in report["samples"]]
 
 
+def test_the_report_shows_how_alike_the_layers_are(exported, teacher, student):
+    similarity = json.loads((exported / "export.json").read_text())["layer_similarity"]
+    assert set(similarity) == {"hidden_states", "attention_maps"}
+    for matrix in similarity.values():
+        assert np.shape(matrix) == (student.backbone.num_layers, teacher.backbone.num_layers)
+        assert 0 <= np.min(matrix) <= np.max(matrix) <= 1
+    # The student's first layer is the teacher's.
+    assert np.argmax(similarity["hidden_states"][0]) == 0
+
+
 def test_without_tflite_and_prompts_no_teacher_is_needed(folders, tmp_path):
     settings = json.loads(exporter_config(config(folders, formats=["saved_model"], prompts=[])))
     settings["teacher"]["source"] = str(tmp_path / "nowhere")
     exporter.export(str(folders / "student"), str(folders / "examples"), str(tmp_path / "model"), json.dumps(settings))
     assert {path.name for path in (tmp_path / "model" / "files").iterdir()} == {"tokenizer.model"}
-    assert json.loads((tmp_path / "model" / "export.json").read_text())["samples"] == []
+    report = json.loads((tmp_path / "model" / "export.json").read_text())
+    assert (report["samples"], report["layer_similarity"]) == ([], None)
 
 
 def test_into_a_bucket_go_files_that_were_run_where_they_can_be(folders):

@@ -104,6 +104,9 @@ def test_a_quantised_student_leaves_the_pipeline_as_integers(root, distilled):
     assert metrics["heldout_nll_float"] == in_float["heldout_nll"] == pytest.approx(metrics["heldout_nll_initial"], abs=0.01)
     assert metrics["heldout_nll_ptq"] != metrics["heldout_nll_float"]
     assert metrics["heldout_nll"] != metrics["heldout_nll_ptq"]
+    # Uniform rounding of normal weights to 15 numbers a block.
+    assert len(metrics["quantization_error"]) == 8
+    assert all(0.02 < error < 0.2 for error in metrics["quantization_error"].values())
     assert (root / "blocks" / "model_run" / "1" / "quantized").is_dir()
     assert not list((root / "blocks" / "quantized_student").glob("checkpoints/*"))
 

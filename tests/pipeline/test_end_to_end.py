@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -20,6 +21,7 @@ from gemma_tf_distill.errors import ConfigError, CorpusError, UserError, Weights
 from tests.conftest import SENTENCES
 from tfx_pipeline import checks, local_runner
 from tfx_pipeline import pipeline as pipeline_module
+from tfx_pipeline.report_page import rebuild_page
 
 pytestmark = pytest.mark.slow
 
@@ -147,6 +149,28 @@ def test_the_evaluator_and_the_distiller_agree_on_the_exported_model(first, outp
     assert first["student"]["kl_to_teacher"] == pytest.approx(trained["kl_to_teacher"], rel=1e-2)
 
 
+def test_the_page_shows_the_run_and_is_the_same_from_a_folder_that_was_moved(first, output):
+    page = (output / "report.html").read_text()
+    root = ElementTree.fromstring(page.partition("\n")[2])
+    text = " ".join("".join(root.itertext()).split())
+    assert "✓ Blessed and pushed" in text
+    assert f"Pushed as version {pathlib.Path(first['pushed']).name}." in text
+    assert f"{first['student']['heldout_nll']:.3f}" in text
+    for part in ("distill-loss-title", "distill-soft_loss-title", "hidden-states-title", "attention-maps-title", "pareto-size-title"):
+        assert f'id="{part}"' in page, part
+    assert "Not recorded" not in text
+    assert "TFDV, split" in text
+    # Where the pushed files come from: every artifact but the Resolver's, by its place in the folder.
+    assert all(f"pipeline/{node}/" in text for node in NODES if node not in ("Baseline", "Pusher"))
+    assert "gemma-distill run config.json" in text
+    # What is under another name by then is found all the same.
+    moved = output.rename(output.with_name("moved"))
+    try:
+        assert rebuild_page(moved).read_text() == page
+    finally:
+        moved.rename(output)
+
+
 def test_the_pushed_version_is_whole_and_runs(first, output):
     import hashlib
 
@@ -217,6 +241,9 @@ def test_an_untrained_student_is_not_blessed_and_nothing_is_pushed(first, values
     assert report["student"]["heldout_nll"] == pytest.approx(report["student"]["heldout_nll_initial"], rel=1e-3)
     assert report["student"]["heldout_nll_control"] is None
     assert (report["blessed"], report["pushed"]) == (False, None)
+    page = (output / "report.html").read_text()
+    assert "✗ Not blessed, not pushed" in page
+    assert "gates.max_heldout_nll asks for at most 4" in page
     assert versions(output) == before
     assert {file["format"] for file in report["artifacts"]} == {"saved_model", "sentencepiece"}
     assert all(pathlib.Path(file["path"]).stat().st_size == file["bytes"] for file in report["artifacts"])

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from tfx_pipeline.node_events import NodeEvents
+from tfx_pipeline.node_memory import NodeMemory
 
 
 @pytest.fixture
@@ -17,6 +18,8 @@ def events(tmp_path, monkeypatch):
     def read() -> list[tuple[str, str]]:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         assert all(line["event"] == "node" for line in lines)
+        # How much memory there was in use is known of what ran to its end.
+        assert all((line.get("peak_bytes", 0) > 2**20) == (line["state"] == "complete") for line in lines)
         return [(line["node"], line["state"]) for line in lines]
 
     return read
@@ -24,7 +27,7 @@ def events(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("word", ["Component", "node"])  # LocalDagRunner's and BeamDagRunner's.
 def test_states_of_nodes(events, word):
-    handler = NodeEvents()
+    handler = NodeEvents(NodeMemory())
     logger = logging.Logger("runner")
     logger.addHandler(handler)
     logger.info("%s %s is running.", word, "CorpusGen")
@@ -46,5 +49,5 @@ def test_states_of_nodes(events, word):
 
 
 def test_a_failure_between_nodes_is_no_nodes_failure(events):
-    NodeEvents().failed()
+    NodeEvents(NodeMemory()).failed()
     assert events() == []

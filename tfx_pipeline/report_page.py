@@ -1,0 +1,234 @@
+"""Gathers what is known of a finished run and writes `report.html`."""
+
+import datetime
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+from ml_metadata import metadata_store
+from ml_metadata.proto import metadata_store_pb2
+from tfx.orchestration import metadata
+
+from components.artifact_files import EXPORT_REPORT, METRICS_FILE
+from components.corpus_gen.graph import read_figures
+from components.quality_gate.results import OVERALL, read_metrics
+from gemma_tf_distill.config import Config, config_from_dict
+from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.export.manifest import installed_packages
+from gemma_tf_distill.export.names import MANIFEST_FILE
+from gemma_tf_distill.gemma.student import kept_layers
+from gemma_tf_distill.report.command import reproduce_command
+from gemma_tf_distill.report.content import Artifact, Content, Data, Layers, Node
+from gemma_tf_distill.report.gates import list_gates
+from gemma_tf_distill.report.page import render_page
+from gemma_tf_distill.report.runs import earlier_pushes, figures_of_report, sibling_runs
+from gemma_tf_distill.transfer.layer_mapping import IntermediateLayerMapping
+from tfx_pipeline.output_folder import OutputFolder, write_whole
+from tfx_pipeline.report import NodeRun, Outcome, create_outcome, latest_run, read_json
+from tfx_pipeline.report_parts import read_anomalies, read_baseline, read_curves, read_statistics
+
+_FINGERPRINTS = ("source_digest", "corpus_fingerprint", "teacher_fingerprint")
+_STATES = ("complete", "cached")
+
+
+def write_page(folder: OutputFolder, config: Config, nodes: Mapping[str, NodeRun], outcome: Outcome) -> None:
+    """Writes the page of a run that has just finished, blessed or not.
+
+    Args:
+      folder: of the run, with its `report.json`.
+      config: the experiment.
+      nodes: what `latest_run` found.
+      outcome: what `create_outcome` made of it.
+    """
+    write_whole(folder.page, render_page(gather(folder, config, nodes, outcome)))
+
+
+def rebuild_page(path: pathlib.Path) -> pathlib.Path:
+    """Writes the page of a run's folder again, from what lies in it; the folder may have been moved.
+
+    Returns:
+      The page.
+
+    Raises:
+      UserError: if it is no folder of a run, its latest run has not finished, or artifacts of it are gone.
+    """
+    folder = OutputFolder(path)
+    for file in (folder.config, folder.report, folder.metadata):
+        if not file.is_file():
+            raise UserError(f"{path} holds no finished run, it has no {file.name}: give the folder of a run, such as outputs/demo")
+    config = config_from_dict(json.loads(folder.config.read_text(encoding="utf-8")))
+    report = json.loads(folder.report.read_text(encoding="utf-8"))
+    store = metadata_store.MetadataStore(metadata.sqlite_metadata_connection_config(str(folder.metadata)))
+    try:
+        nodes = {name: _at(node, folder) for name, node in latest_run(store, config.name, list(report["seconds"])).items()}
+        outcome = create_outcome(config, nodes)
+    except RuntimeError as error:
+        raise UserError(f"the latest run in {path} has not finished ({error}): let gemma-distill run go on in it") from error
+    except tf.errors.NotFoundError as error:
+        raise UserError(f"artifacts of the run in {path} are gone ({error.message}): run its config again") from error
+    write_page(folder, config, nodes, outcome)
+    return folder.page
+
+
+def _at(node: NodeRun, folder: OutputFolder) -> NodeRun:
+    """The node with its artifacts where they are, though the folder was moved after they had been written."""
+    for artifact in node.outputs.values():
+        artifact.uri = _moved(artifact.uri, folder)
+        if destination := _destination(artifact):
+            artifact.custom_properties["pushed_destination"].string_value = _moved(destination, folder)
+    return node
+
+
+def _moved(uri: str, folder: OutputFolder) -> str:
+    parts = pathlib.PurePath(uri).parts
+    if "://" in uri or tf.io.gfile.exists(uri):
+        return uri
+    # Folders above the run's may be called like those in it: the last one counts.
+    inside = {folder.pipeline_root.name: folder.pipeline_root, folder.pushed.name: folder.pushed}
+    places = [place for place, part in enumerate(parts) if part in inside]
+    return str(inside[parts[places[-1]]].joinpath(*parts[places[-1] + 1 :])) if places else uri
+
+
+def gather(folder: OutputFolder, config: Config, nodes: Mapping[str, NodeRun], outcome: Outcome) -> Content:
+    """What the page shows of a run; arguments as of `write_page`."""
+    outputs = {name: node.outputs for name, node in nodes.items()}
+    evaluation = outputs["Evaluator"]["evaluation"].uri
+    export = read_json(os.path.join(outputs["Exporter"]["model"].uri, EXPORT_REPORT))
+    parity = (export.get("parity") or {}).get("files", [])
+    trainings = [outputs[name]["model_run"].uri for name in ("Distiller", "Quantizer") if "model_run" in outputs.get(name, {})]
+    slices, config_values = read_metrics(evaluation), config.to_dict()
+    this_run = figures_of_report(folder.path, outcome.report, config_values, parity)
+    file = this_run.file
+    measured: dict[str, Any] = dict(slices.get(OVERALL, {}))
+    if file is not None:
+        measured = {"bytes": file.bytes, "decode_tokens_per_second": file.decode_tokens_per_second, **measured}
+    command, note = reproduce_command(config_values)
+    return Content(
+        created=_time(nodes),
+        report=outcome.report,
+        config=config_values,
+        config_digest=config.digest,
+        command=command,
+        command_note=note,
+        gates=list_gates(
+            config_values["gates"],
+            measured,
+            outcome.failures,
+            blessed=outcome.report["blessed"],
+            baseline=read_baseline(evaluation),
+        ),
+        failures=outcome.failures,
+        slices=slices,
+        curves=[curve for uri in trainings if tf.io.gfile.exists(uri) for curve in read_curves(uri)],
+        this_run=this_run,
+        other_runs=[*earlier_pushes(folder.path, this_run.version), *sibling_runs(folder.path)],
+        parity=parity,
+        layers=_layers(config, outcome.report, export, outputs),
+        samples=outcome.samples,
+        nodes=_nodes(nodes, folder),
+        artifacts=_artifacts(nodes, folder),
+        data=_data(outputs),
+        packages=_packages(outcome.report),
+    )
+
+
+def _time(nodes: Mapping[str, NodeRun]) -> str:
+    """When the latest artifact was written, which a page that is rebuilt says too."""
+    times = [artifact.last_update_time_since_epoch for node in nodes.values() for artifact in node.outputs.values()]
+    return datetime.datetime.fromtimestamp(max(times, default=0) / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _packages(report: Mapping[str, Any]) -> dict[str, str]:
+    """Those that pushed the version; for a model that was not pushed, those that are installed."""
+    manifest = os.path.join(report["pushed"], MANIFEST_FILE) if report["pushed"] else ""
+    if manifest and tf.io.gfile.exists(manifest):
+        return read_json(manifest)["packages"]
+    return installed_packages()
+
+
+def _layers(config: Config, report: Mapping[str, Any], export: Mapping[str, Any], outputs: Mapping[str, Mapping[str, Any]]) -> Layers:
+    similarity = export.get("layer_similarity") or {}
+    hidden_states = similarity.get("hidden_states") or []
+    depth, own = len(hidden_states[0]) if hidden_states else 0, report["student"]["layers"]
+    mapping: Sequence[tuple[int, int]] = ()
+    name = ""
+    kept = kept_layers(config.student, own if config.student.layers is None else depth)
+    objective = config.distillation.hidden_states
+    if kept is not None:
+        mapping, name = [(theirs, mine) for mine, theirs in enumerate(kept)], "the teacher’s layer that each of the student’s began as"
+    elif depth and objective.weight and objective.mapping != "adaptive":
+        mapping = IntermediateLayerMapping(objective.mapping).create_mapping(depth, own)
+        name = f"what was compared while training ({objective.mapping})"
+    elif depth:
+        mapping, name = IntermediateLayerMapping("uniform").create_mapping(depth, own), "evenly spread; nothing was compared while training"
+    errors: Mapping[str, float] = {}
+    if "Quantizer" in outputs:
+        metrics = read_json(os.path.join(outputs["Quantizer"]["quantized_student"].uri, METRICS_FILE))
+        errors = metrics.get("quantization_error") or {}
+    return Layers(
+        mapping=mapping,
+        mapping_name=name,
+        teacher_layers=depth,
+        hidden_states=hidden_states,
+        attention_maps=similarity.get("attention_maps") or [],
+        quantization_error=errors,
+    )
+
+
+def _nodes(nodes: Mapping[str, NodeRun], folder: OutputFolder) -> list[Node]:
+    states, peaks = {}, {}
+    if folder.progress.is_file():
+        for line in folder.progress.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            if event["event"] == "node" and event["state"] in _STATES:
+                states[event["node"]] = event["state"]
+                peaks[event["node"]] = event.get("peak_bytes")
+    return [
+        Node(
+            name=name,
+            seconds=node.seconds,
+            cached=states.get(name) == "cached" or (name not in states and node.seconds == 0),
+            peak_bytes=peaks.get(name),
+        )
+        for name, node in nodes.items()
+    ]
+
+
+def _artifacts(nodes: Mapping[str, NodeRun], folder: OutputFolder) -> list[Artifact]:
+    found = []
+    for name, node in nodes.items():
+        fingerprints = {key: node.properties[key] for key in _FINGERPRINTS if key in node.properties}
+        for output, artifact in node.outputs.items():
+            found.append(
+                Artifact(
+                    id=artifact.id,
+                    node=name,
+                    output=output,
+                    kind=artifact.type,
+                    uri=_relative(_destination(artifact) or artifact.uri, folder),
+                    inputs=node.inputs,
+                    fingerprints=fingerprints,
+                )
+            )
+    return found
+
+
+def _destination(artifact: metadata_store_pb2.Artifact) -> str:
+    return artifact.custom_properties["pushed_destination"].string_value if "pushed_destination" in artifact.custom_properties else ""
+
+
+def _relative(uri: str, folder: OutputFolder) -> str:
+    path = pathlib.PurePath(uri)
+    return str(path.relative_to(folder.path)) if path.is_relative_to(folder.path) else uri
+
+
+def _data(outputs: Mapping[str, Mapping[str, Any]]) -> Data:
+    examples = outputs["CorpusGen"]["examples"].uri
+    return Data(
+        figures=read_figures(examples),
+        splits=read_statistics(outputs["StatisticsGen"]["statistics"].uri) if "StatisticsGen" in outputs else (),
+        anomalies=read_anomalies(outputs["ExampleValidator"]["anomalies"].uri) if "ExampleValidator" in outputs else (),
+    )

@@ -1,0 +1,89 @@
+"""Parts of the report that lie in artifacts of TFX and TensorBoard, as plain data."""
+
+import os
+
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from tensorflow.core.util import event_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
+
+from gemma_tf_distill.report.content import Curve, SplitStatistics
+
+_MOST_SOURCES = 15
+
+
+def read_curves(model_run_uri: str) -> list[Curve]:
+    """The scalars of all trainings in a folder of event files, one folder each.
+
+    Where a training was resumed, the later file counts for a step that both have.
+    """
+    curves = []
+    for run in sorted(name.rstrip("/") for name in tf.io.gfile.listdir(model_run_uri)):
+        scalars: dict[str, dict[int, float]] = {}
+        for path in sorted(tf.io.gfile.glob(os.path.join(model_run_uri, run, "*tfevents*"))):
+            for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                event = event_pb2.Event.FromString(record)
+                for value in event.summary.value:
+                    if value.metadata.plugin_data.plugin_name == "scalars" or value.HasField("tensor"):
+                        scalars.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+        for name, points in scalars.items():
+            steps = sorted(points)
+            curves.append(Curve(run=run, name=name, steps=steps, values=[points[step] for step in steps]))
+    return curves
+
+
+def read_statistics(statistics_uri: str) -> list[SplitStatistics]:
+    """What StatisticsGen found, split by split."""
+    found = []
+    for path in sorted(tf.io.gfile.glob(os.path.join(statistics_uri, "Split-*", "FeatureStats.pb")), reverse=True):
+        statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(_bytes(path))
+        for dataset in statistics.datasets:
+            features = {feature.name or ".".join(feature.path.step): feature for feature in dataset.features}
+            length = features["length"].num_stats if "length" in features else None
+            source = features["source"].string_stats if "source" in features else None
+            found.append(
+                SplitStatistics(
+                    split=_split(path),
+                    examples=dataset.num_examples,
+                    length={name: getattr(length, name) for name in ("min", "mean", "median", "max")} if length else {},
+                    sources=[(top.value, int(top.frequency)) for top in source.top_values[:_MOST_SOURCES]] if source else [],
+                    source_count=source.unique if source else 0,
+                )
+            )
+    return found
+
+
+def read_anomalies(anomalies_uri: str) -> list[str]:
+    """What ExampleValidator found, a sentence each."""
+    found = []
+    for path in sorted(tf.io.gfile.glob(os.path.join(anomalies_uri, "Split-*", "SchemaDiff.pb")), reverse=True):
+        anomalies = anomalies_pb2.Anomalies.FromString(_bytes(path))
+        for feature, anomaly in sorted(anomalies.anomaly_info.items()):
+            found.append(f"{_split(path)}, {feature}: {anomaly.description or anomaly.short_description}")
+        if anomalies.dataset_anomaly_info.description:
+            found.append(f"{_split(path)}: {anomalies.dataset_anomaly_info.description}")
+    return found
+
+
+def read_baseline(evaluation_uri: str) -> dict[str, float] | None:
+    """The overall metrics of the model that the candidate was compared with; none where there was none."""
+    if not tf.io.gfile.glob(os.path.join(evaluation_uri, "metrics*")):
+        return None
+    for item in tfma.load_metrics(evaluation_uri):
+        if not item.slice_key.single_slice_keys:
+            values = {
+                pair.key.name: pair.value.double_value.value
+                for pair in item.metric_keys_and_values
+                if pair.key.model_name == tfma.BASELINE_KEY and not pair.key.is_diff and pair.value.HasField("double_value")
+            }
+            return values or None
+    return None
+
+
+def _split(path: str) -> str:
+    return os.path.basename(os.path.dirname(path)).removeprefix("Split-")
+
+
+def _bytes(path: str) -> bytes:
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
