@@ -182,6 +182,6 @@ class TeacherAhead(TeacherInStep):
         available = psutil.virtual_memory().available
         if needed > available:
             raise ConfigError(
-                f"with training.teacher_device up to {needed / 2**30:.1f} GiB of the teacher's outputs are held at once, and "
-                f"{available / 2**30:.1f} GiB are available: lower training.batch_size, compare no attention maps, or set it to null"
+                f"with training.teacher_device up to {needed / 2**20:,.1f} MiB of the teacher's outputs are held at once, and "
+                f"{available / 2**20:,.1f} MiB are available: lower training.batch_size, compare no attention maps, or set it to null"
             )

@@ -47,6 +47,9 @@ class Dying:
     def __init__(self, dataset, after):
         self._dataset, self._after = dataset, after
 
+    def take(self, count):
+        return Dying(self._dataset.take(count), self._after)
+
     def __iter__(self):
         for i, batch in enumerate(self._dataset):
             if i == self._after:

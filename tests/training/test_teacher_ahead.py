@@ -1,6 +1,7 @@
 """A teacher on its own device: the same student, and work at the same time."""
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -25,7 +26,9 @@ def found(tiny_tokenizer, tmp_path_factory):
     """What `teacher_ahead_script.py` found on two devices."""
     folder = tmp_path_factory.mktemp("ahead")
     (folder / "tokenizer.model").write_bytes(tiny_tokenizer.proto)
-    done = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, check=False)
+    # Half the time is the compiler's, and nothing here is about fast code.
+    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
+    done = subprocess.run([sys.executable, str(SCRIPT), str(folder)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -54,22 +57,18 @@ def test_errors_surface_as_themselves_and_in_turn(found):
     message, count = found["memory"]
     assert count == 0
     assert message.startswith(
-        "ConfigError: with training.teacher_device up to 0.0 GiB of the teacher's outputs are held at once, and 0.0 GiB"
+        "ConfigError: with training.teacher_device up to 0.3 MiB of the teacher's outputs are held at once, and 0.1 MiB"
     )
     assert found["students"] == ["ConfigError: training.teacher_device is CPU:0, where the student trains: choose CPU:1, or null", 0]
-    assert found["unknown"] == [
-        "ConfigError: training.teacher_device is GPU:1, but the devices here are CPU:0, CPU:1: choose one, or null",
-        0,
-    ]
+    unknown = "ConfigError: training.teacher_device is GPU:1, but the devices here are CPU:0, CPU:1: choose one, or null"
+    assert found["unknown"] == [unknown, 0]
     assert found["threads"] == []
 
 
 def test_devices_that_are_not_there(tiny_teacher, make_student):
     with pytest.raises(ConfigError, match=r"is CPU:1, but the devices here are CPU:0 \(one CPU is several after .*\): choose one, or null"):
         check_teacher_device("CPU:1")
-    with pytest.raises(
-        ConfigError, match=r"training\.teacher_device is CPU:0, where the student trains: set it to null, there is no other"
-    ):
+    with pytest.raises(ConfigError, match=r"is CPU:0, where the student trains: set it to null, there is no other device"):
         TeacherAhead(tiny_teacher, "CPU:0", make_student(), distillation=DistillationConfig(targets="dense"), pairs=LayerPairs())
     assert on_device(tiny_teacher, "CPU:0") is tiny_teacher
 
