@@ -7,7 +7,7 @@ NOTHING_SELECTED=5
 sessions=(
   "tests/pipeline tests/components tests/test_*.py"
   "tests/export tests/quantization tests/preflight tests/xla tests/setup"
-  "tests/data tests/gemma tests/monitoring tests/teacher tests/training tests/transfer"
+  "tests/data tests/gemma tests/monitoring tests/report tests/teacher tests/training tests/transfer"
 )
 for argument in "$@"; do
   if [[ -e ${argument%%::*} ]]; then sessions=(""); fi
