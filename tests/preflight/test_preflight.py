@@ -120,7 +120,7 @@ def test_a_step_that_does_not_fit_is_told_so_with_what_does(teacher_folder):
 
 
 def test_the_largest_batch_is_proposed_and_can_be_set(teacher_folder, monkeypatch, small):
-    def judge(program, topology, chip, devices, model_flops):
+    def judge(program, hlo, topology, chip, devices, model_flops, full_effort):
         # By the windows of a device, half a gigabyte each.
         temporaries = next(spec.shape[0] for kind, spec in zip(program.kinds, program.specs, strict=True) if kind == "batch") << 29
         memory = {**small[0].training.hbm_bytes, "temporaries": temporaries}
