@@ -27,18 +27,23 @@ _NAMES = {
 
 _WITH_UNITS = ("tokens", "top1_agreement", "top5_agreement", "parity_failures", "bytes", "repetition_rate")
 
+# All of the held-out split; all files.
+_OF_ALL = (OVERALL, "files")
+
 
 def gates(content: Content) -> Markup:
     """A row for every gate."""
     if content.gates is None:
         return joined(tag("h3", "Gates"), tag("p", "What was asked of the model and what it reached was not recorded.", class_="note"))
-    rows = [(_name(gate), _where(gate), _asked(gate), _got(gate), _state(gate)) for gate in content.gates]
-    note = "A model is pushed only if it holds every gate; a figure that is missing fails."
+    rows = [(_name(gate), _asked(gate), _got(gate), _state(gate)) for gate in content.gates]
+    note = (
+        "A model is pushed only if it holds every gate; a figure that is missing fails. One that names no slice or format is asked of all."
+    )
     if any(gate.low is not None for gate in content.gates):
         note += " Below a figure: its 95 % confidence interval; a gate asks for the figure itself."
     return joined(
         tag("h3", "Gates"),
-        table(("Gate", "Of", "Asked", "Got", ""), rows, name="Gates", texts=2, class_="gates"),
+        table(("Gate", "Asked", "Got", ""), rows, name="Gates", class_="gates"),
         tag("p", note, class_="note"),
     )
 
@@ -48,7 +53,9 @@ def _name(gate: GateResult) -> Markup:
     # What a figure does not say: why there is none, or what was compared with what.
     telling = gate.got is None or gate.gate == REGRESSION_GATE or (gate.gate == "parity" and not gate.held)
     words = tag("span", gate.words, class_="sub") if telling else None
-    return joined(_NAMES.get(gate.gate, gate.gate.replace("_", " ").capitalize()), key, words)
+    name = _NAMES.get(gate.gate, gate.gate.replace("_", " ").capitalize())
+    where = "" if gate.slice in _OF_ALL else f", {gate.slice}"
+    return joined(name, where, key, words)
 
 
 def _breakable(key: str) -> list[Any]:
@@ -57,10 +64,6 @@ def _breakable(key: str) -> list[Any]:
     for part in re.split("(?<=[_.=])", key):
         parts += [part, tag("wbr")]
     return parts[:-1]
-
-
-def _where(gate: GateResult) -> str:
-    return {OVERALL: "all held-out text", "files": "every file"}.get(gate.slice, gate.slice)
 
 
 def _asked(gate: GateResult) -> str:

@@ -15,7 +15,7 @@ METRICS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "teacher_bits_per_byte": ("teacher’s bits a byte", decimal),
     "kl_to_teacher": ("KL to teacher", decimal),
     "top1_agreement": ("same first choice", percent),
-    "top5_agreement": ("teacher’s first choice among five", percent),
+    "top5_agreement": ("teacher’s first in five", percent),
     "ece": ("calibration error", decimal),
     "teacher_ece": ("teacher’s calibration error", decimal),
 }
@@ -41,8 +41,15 @@ def metric_text(metric: str, value: Any) -> str:
 
 def with_interval(text: Callable[[Any], str], value: Any, low: Any, high: Any) -> Markup:
     """A figure, and below it the ends of its interval where both are known."""
-    ends = tag("span", f"{text(low)} to {text(high)}", class_="sub") if is_number(low) and is_number(high) else None
+    ends = tag("span", _range(low, high, text), class_="sub") if is_number(low) and is_number(high) else None
     return joined(text(value), ends)
+
+
+def _range(low: float, high: float, text: Callable[[Any], str]) -> str:
+    first, last = text(low), text(high)
+    number, _, unit = first.partition(" ")
+    between = "–" if low >= 0 else " to "
+    return f"{number if unit and last.endswith(f' {unit}') else first}{between}{last}"
 
 
 def _plain(value: Any) -> str:

@@ -44,6 +44,7 @@ def _tokens(values: Mapping[str, Any]) -> float:
 
 
 def _metric(name: str, values: Mapping[str, Any]) -> Markup:
-    # What is counted has no interval worth a line: how many tokens there are is known.
-    ends = (None, None) if name == "tokens" else (values.get(name + LOW), values.get(name + HIGH))
+    # How many tokens there are is known, and the teacher is not the one that is judged.
+    plain = name == "tokens" or name.startswith("teacher_")
+    ends = (None, None) if plain else (values.get(name + LOW), values.get(name + HIGH))
     return with_interval(lambda value: metric_text(name, value), values.get(name), *ends)

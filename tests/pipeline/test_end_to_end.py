@@ -167,7 +167,7 @@ def test_the_page_shows_the_run_and_is_the_same_from_a_folder_that_was_moved(fir
     assert "Not recorded" not in text
     assert "not recorded" not in text
     nll = next(gate for gate in first["gates"] if gate["gate"] == "max_heldout_nll")
-    assert f"gates.max_heldout_nllall held-out text≤ 4{nll['got']:.4g}{nll['low']:.4g} to {nll['high']:.4g}✓ holds" in text
+    assert f"gates.max_heldout_nll≤ 4{nll['got']:.4g}{nll['low']:.4g}–{nll['high']:.4g}✓ holds" in text
     assert "there is no blessed model yet" in text
     assert "4-grams repeated" in text
     assert f"{first['student']['bits_per_byte']:.3f}" in text

@@ -28,34 +28,31 @@ def test_a_gate_is_what_the_evaluator_wrote():
 
 def test_each_gate_has_a_row_that_names_its_slice_or_format(content):
     assert rows(content, GATES) == [
-        ["Held-out tokens to judge it on", "all held-out text", "≥ 1", "14,656", "✓ holds"],
+        ["Held-out tokens to judge it on", "≥ 1", "14,656", "✓ holds"],
         [
             "Perplexity, times the teacher’sgates.max_perplexity_vs_teacher",
-            "all held-out text",
             "≤ 1.05",
-            "0.9780.951 to 1.004",
+            "0.9780.951–1.004",
             "✓ holds",
         ],
-        ["KL to the teacher, nats a tokengates.max_kl_to_teacher", "all held-out text", "≤ 1", "0.7660.741 to 0.79", "✓ holds"],
-        ["Calibration errorgates.max_ece", "all held-out text", "≤ 0.08", "0.03120.0281 to 0.0402", "✓ holds"],
-        ["Same first choice as the teachergates.min_top1_agreement", "all held-out text", "≥ 50.0 %", "57.1 %55.9 % to 58.3 %", "✓ holds"],
+        ["KL to the teacher, nats a tokengates.max_kl_to_teacher", "≤ 1", "0.7660.741–0.79", "✓ holds"],
+        ["Calibration errorgates.max_ece", "≤ 0.08", "0.03120.0281–0.0402", "✓ holds"],
+        ["Same first choice as the teachergates.min_top1_agreement", "≥ 50.0 %", "57.1 %55.9–58.3 %", "✓ holds"],
         [
-            "Perplexity, times the teacher’sgates.per_slice.source=numpy.max_perplexity_vs_teacher",
-            "source=numpy",
+            "Perplexity, times the teacher’s, source=numpygates.per_slice.source=numpy.max_perplexity_vs_teacher",
             "≤ 1.2",
-            "1.0130.98 to 1.05",
+            "1.0130.98–1.05",
             "✓ holds",
         ],
         [
             "Rise over the blessed baselinegates.max_regression_vs_baselineheldout_nll is -0.4%",
-            "all held-out text",
             "≤ +2.0 %",
-            "-0.4 %-1.2 % to +0.3 %",
+            "-0.4 %-1.2 to +0.3 %",
             "✓ holds",
         ],
-        ["Ways in which files are not the student", "every file", "≤ 0", "0", "✓ holds"],
-        ["Size of the filegates.max_bytes", "tflite", "≤ 30.0 MB", "24.1 MB", "✓ holds"],
-        ["4-grams repeated in completionsgates.max_repetition_rate", "tflite", "≤ 50.0 %", "21.0 %", "✓ holds"],
+        ["Ways in which files are not the student", "≤ 0", "0", "✓ holds"],
+        ["Size of the file, tflitegates.max_bytes", "≤ 30.0 MB", "24.1 MB", "✓ holds"],
+        ["4-grams repeated in completions, tflitegates.max_repetition_rate", "≤ 50.0 %", "21.0 %", "✓ holds"],
     ]
 
 
@@ -70,11 +67,11 @@ def test_why_there_is_no_figure_stands_in_its_row(content):
         ],
     )
     assert missing[0].endswith(words)
-    assert missing[3:] == ["–", "✗ fails"]
+    assert missing[2:] == ["–", "✗ fails"]
     assert damaged[0].endswith("tflite: a weight differs")
-    assert damaged[3:] == ["2", "✗ fails"]
+    assert damaged[2:] == ["2", "✗ fails"]
     assert first[0].endswith("there is no blessed model yet")
-    assert first[3:] == ["–", "not asked"]
+    assert first[2:] == ["–", "not asked"]
 
 
 def test_gates_that_were_not_recorded_are_not_made_up(content):
