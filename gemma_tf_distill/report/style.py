@@ -112,6 +112,10 @@ section{padding-top:26px;margin-top:26px}
 .cards dd{font-size:1.2rem}
 dl:not(.cards)>div{grid-template-columns:1fr}
 th,td{padding:7px 9px}
+.gates{font-size:.84rem}
+.gates th,.gates td{padding:7px 4px}
+.gates th:first-child{padding-left:0}
+.gates td:last-child{padding-right:0}
 .plot text{font-size:13.5px}
 .barred{min-width:0;gap:6px}.barred>span{min-width:3rem}.bar{width:2.6rem}
 .many .bar{display:none}.many .barred>span{min-width:0}
