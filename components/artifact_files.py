@@ -1,4 +1,9 @@
-"""Names of files inside the artifacts, for whoever reads them, with TFX or without."""
+"""Files inside the artifacts: their names, and how JSON is read, with TFX or without."""
+
+import json
+from typing import Any
+
+import tensorflow as tf
 
 # What a training came to, in the folder of a Student.
 METRICS_FILE = "metrics.json"
@@ -6,3 +11,9 @@ METRICS_FILE = "metrics.json"
 EXPORT_REPORT = "export.json"
 # Its files beside the SavedModel.
 FILES_FOLDER = "files"
+
+
+def read_json(path: str) -> Any:
+    """The content of a JSON file, local or in a bucket."""
+    with tf.io.gfile.GFile(path) as file:
+        return json.loads(file.read())

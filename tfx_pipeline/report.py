@@ -1,7 +1,6 @@
 """What a run came to, read from ML Metadata and the artifacts that it points at."""
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,13 +10,14 @@ import tensorflow as tf
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from components.artifact_files import EXPORT_REPORT, METRICS_FILE
-from components.quality_gate.results import OVERALL, read_gates, read_metrics
+from components.artifact_files import EXPORT_REPORT, METRICS_FILE, read_json
+from components.quality_gate.results import read_gates, read_metrics
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.export.files import file_records
 from gemma_tf_distill.export.manifest import file_format
 from gemma_tf_distill.export.names import MANIFEST_FILE
+from gemma_tf_distill.report.gates import OVERALL
 from tfx_pipeline.stops import FOLDERS
 
 _EXECUTION = metadata_store_pb2.Execution
@@ -89,7 +89,7 @@ class Outcome:
 
     Attributes:
       report: the content of report.json.
-      failures: for a model that is not blessed, each gate that it failed, as a sentence.
+      failures: for a model that is not blessed, each gate that it failed, as a sentence; empty where gates were not recorded yet.
       samples: completions of the same prompts by teacher and student.
     """
 
@@ -137,7 +137,7 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
     blessed = nodes["Evaluator"].outputs["blessing"].custom_properties["blessed"].int_value == 1
     metrics = read_metrics(evaluation).get(OVERALL, {})
     gates = read_gates(evaluation)
-    failures = [gate.words for gate in gates if not gate.held]
+    failures = [gate.words for gate in gates or () if not gate.held]
     trained = nodes["Quantizer"].outputs["quantized_student"] if "Quantizer" in nodes else nodes["Distiller"].outputs["student"]
     student = read_json(os.path.join(trained.uri, METRICS_FILE))
     model = nodes["Exporter"].outputs["model"].uri
@@ -148,20 +148,20 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
             "source": config.teacher.source,
             "parameters": student["teacher_parameters"],
             "heldout_nll": metrics.get("teacher_heldout_nll"),
+            "bits_per_byte": metrics.get("teacher_bits_per_byte"),
         },
         "student": {
             **{key: student[key] for key in ("parameters", "vocabulary", "layers", "heldout_nll_initial")},
             "heldout_nll": metrics.get("heldout_nll"),
             "heldout_nll_control": student["heldout_nll_control"],
-            "kl_to_teacher": metrics.get("kl_to_teacher"),
-            "top1_agreement": metrics.get("top1_agreement"),
+            **{name: metrics.get(name) for name in ("bits_per_byte", "kl_to_teacher", "top1_agreement", "top5_agreement", "ece")},
             **_quantised(student),
         },
         "tokens": student["tokens"],
         "artifacts": _pushed_files(version) if version else _exported_files(model),
         "seconds": {name: round(node.seconds, 3) for name, node in nodes.items()},
         "blessed": blessed,
-        "gates": [dataclasses.asdict(gate) for gate in gates],
+        "gates": None if gates is None else [dataclasses.asdict(gate) for gate in gates],
         "failures": failures,
         "pushed": version,
     }
@@ -188,12 +188,6 @@ def _exported_files(model: str) -> list[dict[str, Any]]:
             name = file_format(prefix + record.path)
             found.append({"path": os.path.join(root, record.path), "format": name, "bytes": record.bytes, "sha256": record.sha256})
     return found
-
-
-def read_json(path: str) -> Any:
-    """The content of a JSON file, local or in a bucket."""
-    with tf.io.gfile.GFile(path) as file:
-        return json.loads(file.read())
 
 
 def _without_nan(value: Any) -> Any:

@@ -12,9 +12,9 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
 
-from components.artifact_files import EXPORT_REPORT, METRICS_FILE
+from components.artifact_files import EXPORT_REPORT, METRICS_FILE, read_json
 from components.corpus_gen.graph import read_figures
-from components.quality_gate.results import OVERALL, read_metrics
+from components.quality_gate.results import read_baseline_metrics, read_files, read_metrics
 from gemma_tf_distill.config import Config, config_from_dict
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.export.manifest import installed_packages
@@ -22,13 +22,13 @@ from gemma_tf_distill.export.names import MANIFEST_FILE
 from gemma_tf_distill.gemma.student import kept_layers
 from gemma_tf_distill.report.command import reproduce_command
 from gemma_tf_distill.report.content import Artifact, Content, Data, Layers, Node
-from gemma_tf_distill.report.gates import list_gates
+from gemma_tf_distill.report.gates import OVERALL, gate_results
 from gemma_tf_distill.report.page import render_page
 from gemma_tf_distill.report.runs import earlier_pushes, figures_of_report, sibling_runs
 from gemma_tf_distill.transfer.layer_mapping import IntermediateLayerMapping
 from tfx_pipeline.output_folder import OutputFolder, write_whole
-from tfx_pipeline.report import NodeRun, Outcome, create_outcome, latest_run, read_json
-from tfx_pipeline.report_parts import read_anomalies, read_baseline, read_curves, read_statistics
+from tfx_pipeline.report import NodeRun, Outcome, create_outcome, latest_run
+from tfx_pipeline.report_parts import read_anomalies, read_curves, read_statistics
 
 _FINGERPRINTS = ("source_digest", "corpus_fingerprint", "teacher_fingerprint")
 _STATES = ("complete", "cached")
@@ -99,12 +99,8 @@ def gather(folder: OutputFolder, config: Config, nodes: Mapping[str, NodeRun], o
     export = read_json(os.path.join(outputs["Exporter"]["model"].uri, EXPORT_REPORT))
     parity = (export.get("parity") or {}).get("files", [])
     trainings = [outputs[name]["model_run"].uri for name in ("Distiller", "Quantizer") if "model_run" in outputs.get(name, {})]
-    slices, config_values = read_metrics(evaluation), config.to_dict()
+    config_values, gates = config.to_dict(), outcome.report["gates"]
     this_run = figures_of_report(folder.path, outcome.report, config_values, parity)
-    file = this_run.file
-    measured: dict[str, Any] = dict(slices.get(OVERALL, {}))
-    if file is not None:
-        measured = {"bytes": file.bytes, "decode_tokens_per_second": file.decode_tokens_per_second, **measured}
     command, note = reproduce_command(config_values)
     return Content(
         created=_time(nodes),
@@ -113,19 +109,14 @@ def gather(folder: OutputFolder, config: Config, nodes: Mapping[str, NodeRun], o
         config_digest=config.digest,
         command=command,
         command_note=note,
-        gates=list_gates(
-            config_values["gates"],
-            measured,
-            outcome.failures,
-            blessed=outcome.report["blessed"],
-            baseline=read_baseline(evaluation),
-        ),
-        failures=outcome.failures,
-        slices=slices,
+        gates=None if gates is None else gate_results(gates),
+        slices=read_metrics(evaluation),
+        baseline=read_baseline_metrics(evaluation).get(OVERALL, {}),
         curves=[curve for uri in trainings if tf.io.gfile.exists(uri) for curve in read_curves(uri)],
         this_run=this_run,
         other_runs=[*earlier_pushes(folder.path, this_run.version), *sibling_runs(folder.path)],
         parity=parity,
+        repetition={name: figures.get("repetition_rate") for name, figures in read_files(evaluation).items()},
         layers=_layers(config, outcome.report, export, outputs),
         samples=outcome.samples,
         nodes=_nodes(nodes, folder),

@@ -3,7 +3,6 @@
 import os
 
 import tensorflow as tf
-import tensorflow_model_analysis as tfma
 from tensorflow.core.util import event_pb2
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
@@ -63,21 +62,6 @@ def read_anomalies(anomalies_uri: str) -> list[str]:
         if anomalies.dataset_anomaly_info.description:
             found.append(f"{_split(path)}: {anomalies.dataset_anomaly_info.description}")
     return found
-
-
-def read_baseline(evaluation_uri: str) -> dict[str, float] | None:
-    """The overall metrics of the model that the candidate was compared with; none where there was none."""
-    if not tf.io.gfile.glob(os.path.join(evaluation_uri, "metrics*")):
-        return None
-    for item in tfma.load_metrics(evaluation_uri):
-        if not item.slice_key.single_slice_keys:
-            values = {
-                pair.key.name: pair.value.double_value.value
-                for pair in item.metric_keys_and_values
-                if pair.key.model_name == tfma.BASELINE_KEY and not pair.key.is_diff and pair.value.HasField("double_value")
-            }
-            return values or None
-    return None
 
 
 def _split(path: str) -> str:

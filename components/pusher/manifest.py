@@ -5,12 +5,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf
 from tfx import types
 
-from components.artifact_files import EXPORT_REPORT, METRICS_FILE
-from components.quality_gate.results import OVERALL, read_metrics
+from components.artifact_files import EXPORT_REPORT, METRICS_FILE, read_json
+from components.quality_gate.results import read_metrics
 from gemma_tf_distill.export.manifest import write_documents
+from gemma_tf_distill.report.gates import OVERALL
 
 _PARENTS = ("tokenizer", "examples", "student", "model")
 
@@ -34,12 +34,7 @@ def describe_version(folder: str, version: int, config: str, artifacts: Mapping[
         },
         metrics={
             "evaluation": read_metrics(artifacts["model_evaluation"].uri)[OVERALL],
-            "training": _read(os.path.join(artifacts["student"].uri, METRICS_FILE)),
+            "training": read_json(os.path.join(artifacts["student"].uri, METRICS_FILE)),
         },
-        parity=_read(os.path.join(artifacts["model"].uri, EXPORT_REPORT))["parity"],
+        parity=read_json(os.path.join(artifacts["model"].uri, EXPORT_REPORT))["parity"],
     )
-
-
-def _read(path: str) -> Any:
-    with tf.io.gfile.GFile(path) as file:
-        return json.loads(file.read())

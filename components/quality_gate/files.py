@@ -1,12 +1,11 @@
 """What the gate looks at of exported files: what their own runtimes came to, as the Exporter wrote it down."""
 
 import dataclasses
-import json
 import os
 
 import tensorflow as tf
 
-from components.artifact_files import EXPORT_REPORT, FILES_FOLDER
+from components.artifact_files import EXPORT_REPORT, FILES_FOLDER, read_json
 from gemma_tf_distill.export.names import TOKENIZER_FILE
 from gemma_tf_distill.export.repetition import repetition_rate
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
@@ -33,7 +32,7 @@ def read_exported(model_uri: str) -> Exported:
     path = os.path.join(model_uri, EXPORT_REPORT)
     if not tf.io.gfile.exists(path):
         return Exported(figures={}, failures=None)
-    report = json.loads(_read(path))
+    report = read_json(path)
     tokenizer = Tokenizer(_read(os.path.join(model_uri, FILES_FOLDER, TOKENIZER_FILE)))
 
     def repetition(texts: list[str]) -> float | None:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 
 from components.quality_gate.eval_config import GATED_METRICS, asked_of_slices
 from components.quality_gate.files import TEACHER, Exported
-from components.quality_gate.metrics import HIGH, LOW, REGRESSION
+from components.quality_gate.metrics import REGRESSION
 from components.quality_gate.other_vocabulary import Comparison
-from components.quality_gate.results import OVERALL, GateResult
 from gemma_tf_distill.config import GatesConfig
+from gemma_tf_distill.report.gates import HIGH, LOW, OVERALL, REGRESSION_GATE, GateResult, config_key
 
 _OF_FILES = {
     "max_bytes": "bytes",
@@ -62,7 +62,7 @@ def _of_tokens(values: Mapping[str, float]) -> GateResult:
 def _of_metric(gate: str, name: str, limit: float, metrics: Mapping[str, Mapping[str, float]]) -> GateResult:
     metric, slice = GATED_METRICS[gate], name or OVERALL
     values = metrics.get(slice, {})
-    key = f"gates.per_slice.{name}.{gate}" if name else f"gates.{gate}"
+    key = config_key(gate, slice)
     if name and slice not in metrics:
         feature = name.partition("=")[0]
         there = ", ".join(sorted(label for label in metrics if label.startswith(f"{feature}=")))
@@ -83,7 +83,7 @@ def _of_metric(gate: str, name: str, limit: float, metrics: Mapping[str, Mapping
 
 
 def _of_regression(limit: float, values: Mapping[str, float], baseline: bool, comparison: Comparison | None) -> GateResult:
-    gate = "max_regression_vs_baseline"
+    gate = REGRESSION_GATE
     metric = "bits_per_byte" if comparison else "heldout_nll"
     if comparison:
         got, low, high = map(_number, (comparison.rise, comparison.low, comparison.high))
@@ -114,7 +114,7 @@ def _of_parity(exported: Exported) -> GateResult:
 
 def _of_file(gate: str, figure: str, format: str, limit: float, exported: Exported) -> GateResult:
     got = _number(exported.figures.get(format, {}).get(figure))
-    words = _sentence(f"{figure} of {format}", got, f"gates.{gate}", gate, limit, _four_digits)
+    words = _sentence(f"{figure} of {format}", got, config_key(gate, format), gate, limit, _four_digits)
     return GateResult(gate=gate, slice=format, metric=figure, asked=limit, got=got, held=_holds(gate, got, limit), words=words)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from components.quality_gate.bootstrap import interval, resampled_sums
 from gemma_tf_distill.export.token_sums import CALIBRATION, CALIBRATION_BINS, SUMS
+from gemma_tf_distill.report.gates import HIGH, LOW
 
 METRICS = (
     "heldout_nll",
@@ -34,9 +35,6 @@ METRICS = (
 
 REGRESSION = "regression_vs_baseline"
 """The rise of the candidate's held-out NLL over the baseline's, as a fraction of it; only where there is a baseline."""
-
-LOW, HIGH = "_low", "_high"
-"""Endings of the names of the ends of a figure's 95 % confidence interval."""
 
 _COLUMNS = len(SUMS) + len(CALIBRATION) * CALIBRATION_BINS
 # What does not depend on the model: windows of two models that are ordered by it are paired.

@@ -1,48 +1,18 @@
 """Reads back what the Evaluator wrote: the metrics of every slice, what was asked of the model, and what it reached."""
 
-import dataclasses
-import json
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import metrics_for_slice_pb2
 
-OVERALL = "overall"
+from components.artifact_files import read_json
+from gemma_tf_distill.report.gates import OVERALL, GateResult, gate_results
+
 # In the folder of the `evaluation` artifact.
 GATES_FILE = "gates.json"
 FILES_FILE = "files.json"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GateResult:
-    """A gate: what was asked of a model, and what it reached.
-
-    Attributes:
-      gate: the config's key, such as `max_heldout_nll`; also `tokens`, whether there was anything to judge on, and `parity`, whether
-        every file is what the student is.
-      slice: `overall`, a slice such as `source=docs`, or for a gate on files the format, such as `tflite`.
-      metric: what it looks at.
-      asked: the limit.
-      got: what the model reached; none where that is missing or no number. Of `max_regression_vs_baseline` the rise over the baseline's,
-        as a fraction of it.
-      low: the lower end of the 95 % confidence interval of `got`, where there is one.
-      high: the upper end.
-      held: whether the model may be pushed, so far as this gate is asked.
-      words: all of that as a sentence.
-    """
-
-    gate: str
-    slice: str
-    metric: str
-    asked: float
-    got: float | None
-    low: float | None = None
-    high: float | None = None
-    held: bool
-    words: str
 
 
 def _slices(evaluation_uri: str) -> Iterator[metrics_for_slice_pb2.MetricsForSlice]:
@@ -82,16 +52,14 @@ def read_baseline_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
     return {_label(item): _values(item, (tfma.BASELINE_KEY,)) for item in _slices(evaluation_uri)}
 
 
-def read_gates(evaluation_uri: str) -> list[GateResult]:
-    """What was asked of the candidate and what it reached, gate by gate."""
-    return [GateResult(**record) for record in _read_json(os.path.join(evaluation_uri, GATES_FILE))]
+def read_gates(evaluation_uri: str) -> list[GateResult] | None:
+    """What was asked of the candidate and what it reached, gate by gate; none where an Evaluator wrote it that did not record that yet."""
+    path = os.path.join(evaluation_uri, GATES_FILE)
+    return gate_results(read_json(path)) if tf.io.gfile.exists(path) else None
 
 
 def read_files(evaluation_uri: str) -> dict[str, dict[str, float | None]]:
-    """Figures of the exported files by format (see `files.read_exported`), and the teacher's `repetition_rate` under `teacher`."""
-    return _read_json(os.path.join(evaluation_uri, FILES_FILE))
-
-
-def _read_json(path: str) -> Any:
-    with tf.io.gfile.GFile(path) as file:
-        return json.loads(file.read())
+    """Figures of the exported files by format (see `files.read_exported`), and the teacher's `repetition_rate` under `teacher`; empty
+    where an Evaluator wrote the evaluation that did not record them yet."""
+    path = os.path.join(evaluation_uri, FILES_FILE)
+    return read_json(path) if tf.io.gfile.exists(path) else {}

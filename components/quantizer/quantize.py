@@ -5,9 +5,8 @@ import json
 import os
 
 import keras
-import tensorflow as tf
 
-from components.artifact_files import METRICS_FILE
+from components.artifact_files import METRICS_FILE, read_json
 from components.distiller.inputs import TrainingInputs, checkpoint_folder, remove_folder, write_metrics
 from gemma_tf_distill.config import (
     AttentionConfig,
@@ -69,8 +68,7 @@ def quantize(
         steps_per_execution=section_from_json(StrategyConfig, config, "strategy").steps_per_execution,
     )
     with_precision(model, "float32").save(os.path.join(quantized_uri, "student"))
-    with tf.io.gfile.GFile(os.path.join(student_uri, METRICS_FILE)) as file:
-        in_float = json.loads(file.read())
+    in_float = read_json(os.path.join(student_uri, METRICS_FILE))
     metrics = {
         **in_float,
         "heldout_nll": trained.nll,

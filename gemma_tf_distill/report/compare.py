@@ -105,6 +105,7 @@ def compare(runs: Sequence[RunFigures]) -> Comparison:
                     kind=kind,
                     nll=nll,
                     perplexity_vs_teacher=ratio(nll, run.teacher_nll),
+                    bits_per_byte=_bits(nll, run),
                     words=run.words,
                 )
                 rows.setdefault((kind, nll, run.words), row)
@@ -114,6 +115,11 @@ def compare(runs: Sequence[RunFigures]) -> Comparison:
             rows.setdefault(("push", before.path.absolute()), _row(before, f"{name}: previous push {before.version}", "previous push"))
         rows.setdefault(("given", run.path.absolute()), _row(run, name, "given"))
     return Comparison(list(rows.values()), _notes(list(rows.values()), runs))
+
+
+def _bits(nll: float, run: RunFigures) -> float | None:
+    """Bits a byte of a model with that NLL on the tokens of a run: those are of the same text, so that the two are proportional."""
+    return nll * run.bits_per_byte / run.nll if run.bits_per_byte is not None and run.nll else None
 
 
 def _row(run: RunFigures, model: str, kind: str) -> Row:

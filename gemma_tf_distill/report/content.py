@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gemma_tf_distill.report.gates import Gate
+from gemma_tf_distill.report.gates import GateResult
 from gemma_tf_distill.report.runs import RunFigures
 
 
@@ -131,13 +131,15 @@ class Content:
       config_digest: its sha256.
       command: what runs the same again.
       command_note: what to know about the command.
-      gates: what was asked and reached.
-      failures: why the model is not blessed, a sentence each.
+      gates: what was asked and reached, as the Evaluator judged it; none where that was not recorded.
       slices: slice to metric name to value; `overall` is all of the split.
+      baseline: metric name to value of the blessed model that this one was compared with, on all of the split; empty where there was none
+        of the same words.
       curves: of the trainings.
       this_run: the figures of this run, among those of others.
       other_runs: of the same output root, and earlier pushes of this run's folder.
       parity: every exported file beside the student, as `FileParity`'s attributes.
+      repetition: by format, and for the `teacher`: the share of 4-grams that a greedy completion had before.
       layers: see there.
       samples: `prompt`, `teacher`, `student`.
       nodes: in the order of the pipeline.
@@ -152,13 +154,14 @@ class Content:
     config_digest: str
     command: str
     command_note: str = ""
-    gates: Sequence[Gate] = ()
-    failures: Sequence[str] = ()
+    gates: Sequence[GateResult] | None = None
     slices: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    baseline: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     curves: Sequence[Curve] = ()
     this_run: RunFigures
     other_runs: Sequence[RunFigures] = ()
     parity: Sequence[Mapping[str, Any]] = ()
+    repetition: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     layers: Layers = Layers()
     samples: Sequence[Mapping[str, str]] = ()
     nodes: Sequence[Node] = ()

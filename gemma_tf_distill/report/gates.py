@@ -1,74 +1,68 @@
-"""The gates of a config in words: what each asks for, what the model reached, whether it holds."""
+"""How the Evaluator calls what it says of a model, for who writes it and who shows it: slices, intervals, gates."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gemma_tf_distill.report.numbers import is_number
+OVERALL = "overall"
+"""The slice that is all of the held-out split."""
 
-REGRESSION = "max_regression_vs_baseline"
+LOW, HIGH = "_low", "_high"
+"""Endings of the names of the ends of a figure's 95 % confidence interval."""
+
+REGRESSION_GATE = "max_regression_vs_baseline"
+
+# Asked of every model, whatever the config says.
+_WITHOUT_KEY = ("tokens", "parity")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gate:
-    """One gate.
+class GateResult:
+    """A gate: what was asked of a model, and what it reached.
 
     Attributes:
-      name: the config's key, such as `max_kl_to_teacher`; `slice: key` where it is asked of a slice.
-      asked: its limit as the config has it.
-      got: what the model reached; none where nothing recorded says so.
-      passed: none where it was not asked, as a regression without a baseline.
-      reason: why it failed, as the run told it; empty where it holds.
+      gate: the config's key, such as `max_heldout_nll`; also `tokens`, whether there was anything to judge on, and `parity`, whether
+        every file is what the student is.
+      slice: `overall`, a slice such as `source=docs`, or for a gate on files the format, such as `tflite`.
+      metric: what it looks at.
+      asked: the limit.
+      got: what the model reached; none where that is missing or no number. Of `max_regression_vs_baseline` the rise over the baseline's,
+        as a fraction of it.
+      low: the lower end of the 95 % confidence interval of `got`, where there is one.
+      high: the upper end.
+      held: whether the model may be pushed, so far as this gate is asked.
+      words: all of that as a sentence.
     """
 
-    name: str
-    asked: Any
-    got: float | None = None
-    passed: bool | None = None
-    reason: str = ""
+    gate: str
+    slice: str
+    metric: str
+    asked: float
+    got: float | None
+    low: float | None = None
+    high: float | None = None
+    held: bool
+    words: str
+
+    @property
+    def key(self) -> str:
+        """Where the config asks it, such as `gates.max_bytes`; empty where it is asked of every model."""
+        return config_key(self.gate, self.slice)
+
+    @property
+    def skipped(self) -> bool:
+        """Whether there was nothing to ask it of: a regression, before any model was blessed."""
+        return self.gate == REGRESSION_GATE and self.held and self.got is None
 
 
-def list_gates(
-    gates: Mapping[str, Any],
-    measured: Mapping[str, Any],
-    failures: Sequence[str],
-    *,
-    blessed: bool,
-    baseline: Mapping[str, Any] | None = None,
-) -> list[Gate]:
-    """What the gates asked and what came of it.
-
-    Args:
-      gates: the config's section. Keys that begin with `max_` or `min_` are gates, on the figure that the rest of the key names.
-      measured: figure to value, of all of the held-out split.
-      failures: the sentences of the failed gates; a gate is named `gates.<key>` in its own. Whatever names none is a row of its own.
-      blessed: whether the model holds all gates.
-      baseline: the figures of the model that it was compared with; none where there was none.
-    """
-    rows, told = [], set()
-    for key, asked in gates.items():
-        if asked is None or not key.startswith(("max_", "min_")):
-            continue
-        reasons = [sentence for sentence in failures if _names(sentence, key)]
-        told.update(reasons)
-        got = _regression(measured, baseline) if key == REGRESSION else measured.get(key[4:])
-        value = float(got) if is_number(got) else None
-        passed: bool | None = not reasons
-        if not reasons and (key == REGRESSION and baseline is None):
-            passed = None
-        elif not reasons and not blessed and value is None:
-            # Not among the failures, but nothing shows that it held.
-            passed = None
-        rows.append(Gate(name=key, asked=asked, got=value, passed=passed, reason="; ".join(reasons)))
-    rows += [Gate(name="", asked=None, passed=False, reason=sentence) for sentence in failures if sentence not in told]
-    return rows
+def config_key(gate: str, slice: str) -> str:
+    """The config's key of a gate on a slice or format; empty for those that the config does not name."""
+    if gate in _WITHOUT_KEY:
+        return ""
+    return f"gates.per_slice.{slice}.{gate}" if "=" in slice else f"gates.{gate}"
 
 
-def _names(sentence: str, key: str) -> bool:
-    _, found, rest = sentence.partition(f"gates.{key}")
-    return bool(found) and not rest[:1].isalnum() and not rest.startswith("_")
-
-
-def _regression(measured: Mapping[str, Any], baseline: Mapping[str, Any] | None) -> float | None:
-    now, before = measured.get("heldout_nll"), (baseline or {}).get("heldout_nll")
-    return now / before - 1 if is_number(now) and is_number(before) and before else None
+def gate_results(records: Iterable[Mapping[str, Any]]) -> list[GateResult]:
+    """Gates of their JSON objects, in `gates.json` or under `gates` in `report.json`."""
+    names = [field.name for field in dataclasses.fields(GateResult)]
+    return [GateResult(**{name: record[name] for name in names if name in record}) for record in records]

@@ -1,6 +1,6 @@
 """The whole report as one HTML page that needs nothing else: no script, no font, no network."""
 
-from gemma_tf_distill.report import layers, provenance, quality, samples, training, verdict
+from gemma_tf_distill.report import gate_table, layers, provenance, quality, samples, slices, training, verdict
 from gemma_tf_distill.report.content import Content
 from gemma_tf_distill.report.markup import Markup, joined, tag
 from gemma_tf_distill.report.style import CSS
@@ -22,7 +22,7 @@ def render_page(content: Content) -> str:
         ("models", "Quality", "Beside its teacher, and what it would be without.", quality.models(content), False),
         ("tradeoff", "Quality against size and speed", "All finished runs in the same output root.", quality.tradeoff(content), False),
         ("files", "Files", "What leaves the pipeline, each in its own runtime.", quality.files(content), False),
-        ("slices", "By slice", "The Evaluator’s figures on the exported model.", quality.slices(content), True),
+        ("slices", "By slice", "The Evaluator’s figures on the exported model.", slices.slices(content), True),
         ("samples", "Samples", "Greedy completions of the same prompts.", samples.samples(content), True),
         ("training", "Training", "What was minimised, step by step.", training.curves(content), False),
         ("layers", "Layer by layer", "Where the student stands beside its teacher.", layers.layers(content), True),
@@ -50,7 +50,7 @@ def render_page(content: Content) -> str:
         tag("p", f"Distilled from {content.config['teacher']['source']}, {content.created} UTC", class_="sub"),
         verdict.verdict(content),
         verdict.cards(content),
-        verdict.gates(content),
+        gate_table.gates(content),
         tag("nav", links, aria_label="Sections"),
     )
     blocks = [

@@ -1,6 +1,6 @@
-"""How good the model is: beside its teacher and its controls, against size and speed of other runs, slice by slice, file by file."""
+"""How good the model is: beside its teacher and its controls, against size and speed of other runs, file by file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from gemma_tf_distill.report.content import Content
@@ -11,16 +11,6 @@ from gemma_tf_distill.report.plots import Axis, Point, figure, legend, scatter
 from gemma_tf_distill.report.runs import PUSHED_FOLDER, RunFigures
 from gemma_tf_distill.report.tables import table
 
-_OVERALL = "overall"
-_METRICS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "tokens": ("tokens", count),
-    "heldout_nll": ("NLL", decimal),
-    "teacher_heldout_nll": ("teacher’s NLL", decimal),
-    "perplexity_vs_teacher": ("perplexity vs teacher", times),
-    "kl_to_teacher": ("KL to teacher", decimal),
-    "top1_agreement": ("same first choice", percent),
-}
-_MOST_SLICES = 40
 _LONGEST_LABEL = 24
 
 
@@ -37,6 +27,10 @@ def models(content: Content) -> Markup:
         rows.append(_row(f"rounded to {run.scheme}", "not trained for it (PTQ)", None, run.ptq_nll, run.teacher_nll))
     if run.control_nll is not None:
         rows.append(_row("control", "trained without the teacher", None, run.control_nll, run.teacher_nll))
+    if content.baseline:
+        known = content.baseline
+        figures = (known.get(name) for name in ("heldout_nll", "teacher_heldout_nll", "kl_to_teacher", "top1_agreement"))
+        rows.append(_row("baseline", "the latest blessed model before this one", None, *figures))
     rows.append(_row("before training", "the student as it began", None, student.get("heldout_nll_initial"), run.teacher_nll))
     tokens = content.report.get("tokens", {})
     note = (
@@ -76,8 +70,8 @@ def tradeoff(content: Content) -> Markup:
             True,
         ),
     ]
-    shown = [drawing for drawing in drawings if drawing is not None]
-    if not shown:
+    drawn = [drawing for drawing in drawings if drawing is not None]
+    if not drawn:
         return tag("p", "No figures of size, speed and quality were recorded.", class_="note")
     kinds = {kind for _, kind, _ in points} | ({"bound"} if _rounded(content) else set())
     names = {"this": "this run", "run": "another run, pushed", "rejected": "another run, not pushed", "push": "an earlier push"}
@@ -93,7 +87,7 @@ def tradeoff(content: Content) -> Markup:
         )
     return joined(
         legend([(kind, name) for kind, name in names.items() if kind in kinds]),
-        tag("div", *shown, class_="plots"),
+        tag("div", *drawn, class_="plots"),
         *(tag("p", note, class_="note") for note in notes),
     )
 
@@ -164,36 +158,10 @@ def _all_tflite(runs: list[tuple[RunFigures, str, str]]) -> bool:
     return all(run.file is None or run.file.format == "tflite" for run, _, _ in runs)
 
 
-def slices(content: Content) -> Markup:
-    """The Evaluator's metrics, of everything and slice by slice."""
-    found = content.slices
-    if not found:
-        return tag("p", "The Evaluator wrote no metrics.", class_="note")
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
-    columns = [*(name for name in _METRICS if name in names), *(name for name in names if name not in _METRICS)]
-    order = sorted((name for name in found if name != _OVERALL), key=lambda name: (-_tokens(found[name]), name))
-    shown = [name for name in (_OVERALL, *order) if name in found][:_MOST_SLICES]
-    rows = [(name.replace(":", ": "), *(_metric(column, found[name].get(column)) for column in columns)) for name in shown]
-    header = ("slice", *(_METRICS[name][0] if name in _METRICS else name.replace("_", " ") for name in columns))
-    left_out = len(found) - len(shown)
-    note = tag("p", f"{left_out} slices of fewer tokens are left out.", class_="note") if left_out else None
-    return joined(table(header, rows, name="Slices"), note)
-
-
-def _tokens(values: Mapping[str, Any]) -> float:
-    value = values.get("tokens")
-    return float(value) if is_number(value) else 0.0
-
-
-def _metric(name: str, value: Any) -> str:
-    if name in _METRICS:
-        return _METRICS[name][1](value)
-    return significant(value) if is_number(value) or value is None else str(value)
-
-
 def files(content: Content) -> Markup:
     """Every file beside the student, as parity ran it in its own runtime."""
     measured = {file["format"]: file for file in content.parity}
+    repeats = any(is_number(content.repetition.get(file.format)) for file in content.this_run.files)
     rows = []
     for file in content.this_run.files:
         found = measured.get(file.format, {})
@@ -207,6 +175,7 @@ def files(content: Content) -> Markup:
                 decimal(found.get("prefill_tokens_per_second"), 0),
                 decimal(found.get("decode_tokens_per_second"), 1),
                 size(found.get("peak_bytes")),
+                *([percent(content.repetition.get(file.format))] if repeats else []),
             )
         )
     if not rows:
@@ -220,6 +189,7 @@ def files(content: Content) -> Markup:
         "prefill tokens/s",
         "decode tokens/s",
         "memory",
+        *(["4-grams repeated"] if repeats else []),
     )
     tokens = max((file.get("tokens") or 0 for file in content.parity), default=0)
     note = (
@@ -228,4 +198,6 @@ def files(content: Content) -> Markup:
         if content.parity
         else f"Parity was not recorded ({MISSING})."
     )
+    if is_number(of_teacher := content.repetition.get("teacher")):
+        note += f" In its own completions of the prompts the teacher repeats {percent(of_teacher)} of its 4-grams."
     return joined(table(header, rows, name="Files"), tag("p", note, class_="note"))

@@ -30,7 +30,7 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0}
 .verdict.bad strong,.no{color:var(--bad)}
 .yes,.no{font-weight:600;white-space:nowrap}
 .skip{color:var(--mute);white-space:nowrap}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px;margin:16px 0 28px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;margin:16px 0 28px}
 .cards div{background:var(--soft);border-radius:10px;padding:12px 14px}
 .cards dt{color:var(--mute);font-size:.82rem;line-height:1.3}
 .cards dd{margin:4px 0 0;font-size:1.35rem;font-weight:600;letter-spacing:-.01em;font-variant-numeric:tabular-nums}
@@ -110,9 +110,12 @@ section{padding-top:26px;margin-top:26px}
 .verdict{padding:16px}
 .cards{grid-template-columns:1fr 1fr;gap:10px}
 .cards dd{font-size:1.2rem}
-.cards div:first-child{grid-column:1/-1}
 dl:not(.cards)>div{grid-template-columns:1fr}
 th,td{padding:7px 9px}
+.gates{font-size:.84rem}
+.gates th,.gates td{padding:7px 4px}
+.gates th:first-child{padding-left:0}
+.gates td:last-child{padding-right:0}
 .plot text{font-size:13.5px}
 .barred{min-width:0;gap:6px}.barred>span{min-width:3rem}.bar{width:2.6rem}
 .many .bar{display:none}.many .barred>span{min-width:0}

@@ -310,3 +310,10 @@ def test_the_component_has_the_pipelines_channels():
     assert node.id == "Evaluator"
     assert set(node.outputs) == {"evaluation", "blessing"}
     assert json.loads(evaluator_config(config))["gates"]["per_slice"]["source=a"]["max_heldout_nll"] == 3.0
+
+
+def test_an_evaluation_of_before_gates_were_recorded_is_told_from_one_without_gates(tmp_path):
+    assert read_gates(str(tmp_path)) is None
+    assert read_files(str(tmp_path)) == {}
+    (tmp_path / "gates.json").write_text("[]")
+    assert read_gates(str(tmp_path)) == []

@@ -18,6 +18,7 @@ import yaml
 
 from gemma_tf_distill.config import Config, config_from_dict
 from gemma_tf_distill.errors import ConfigError, CorpusError, UserError, WeightsError
+from gemma_tf_distill.report.runs import read_run
 from tests.conftest import SENTENCES
 from tfx_pipeline import checks, local_runner
 from tfx_pipeline import pipeline as pipeline_module
@@ -103,7 +104,7 @@ def first(values, output) -> dict:
 
 def test_the_report_says_what_was_made(first, values, output):
     assert set(first) == {"teacher", "student", "tokens", "artifacts", "seconds", "blessed", "gates", "failures", "pushed"}
-    assert set(first["teacher"]) == {"source", "parameters", "heldout_nll"}
+    assert set(first["teacher"]) == {"source", "parameters", "heldout_nll", "bits_per_byte"}
     student = first["student"]
     assert set(student) == {
         "parameters",
@@ -112,12 +113,17 @@ def test_the_report_says_what_was_made(first, values, output):
         "heldout_nll_initial",
         "heldout_nll",
         "heldout_nll_control",
+        "bits_per_byte",
         "kl_to_teacher",
         "top1_agreement",
+        "top5_agreement",
+        "ece",
     }
     assert first["teacher"]["source"] == values["teacher"]["source"]
     assert student["layers"] == 2
     assert student["heldout_nll"] < 2 < student["heldout_nll_initial"]
+    assert 0 < student["bits_per_byte"] < first["teacher"]["bits_per_byte"]
+    assert student["top1_agreement"] <= student["top5_agreement"] <= 1
     assert first["tokens"]["train"] > first["tokens"]["heldout"] > 100
     assert list(first["seconds"]) == NODES
     assert first["blessed"] is True
@@ -159,6 +165,12 @@ def test_the_page_shows_the_run_and_is_the_same_from_a_folder_that_was_moved(fir
     for part in ("distill-loss-title", "distill-soft_loss-title", "hidden-states-title", "attention-maps-title", "pareto-size-title"):
         assert f'id="{part}"' in page, part
     assert "Not recorded" not in text
+    assert "not recorded" not in text
+    nll = next(gate for gate in first["gates"] if gate["gate"] == "max_heldout_nll")
+    assert f"gates.max_heldout_nll≤ 4{nll['got']:.4g}{nll['low']:.4g}–{nll['high']:.4g}✓ holds" in text
+    assert "there is no blessed model yet" in text
+    assert "4-grams repeated" in text
+    assert f"{first['student']['bits_per_byte']:.3f}" in text
     assert "TFDV, split" in text
     # Where the pushed files come from: every artifact but the Resolver's, by its place in the folder.
     assert all(f"pipeline/{node}/" in text for node in NODES if node not in ("Baseline", "Pusher"))
@@ -166,6 +178,18 @@ def test_the_page_shows_the_run_and_is_the_same_from_a_folder_that_was_moved(fir
     # What is under another name by then is found all the same.
     moved = output.rename(output.with_name("moved"))
     try:
+        assert rebuild_page(moved).read_text() == page
+        # What an earlier version left has no gates on record.
+        records = [path for name in ("gates.json", "files.json") for path in (moved / "pipeline" / "Evaluator").rglob(name)]
+        assert len(records) == 2
+        kept = {path: path.read_bytes() for path in records}
+        for path in records:
+            path.unlink()
+        old = rebuild_page(moved).read_text()
+        assert "which they were was not recorded" in old
+        assert "4-grams repeated" not in old
+        for path, content in kept.items():
+            path.write_bytes(content)
         assert rebuild_page(moved).read_text() == page
     finally:
         moved.rename(output)
@@ -186,6 +210,10 @@ def test_the_pushed_version_is_whole_and_runs(first, output):
         assert (record["bytes"], record["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     assert [(version / record["path"]).as_posix() for record in manifest["files"]] == [file["path"] for file in first["artifacts"]]
     assert manifest["metrics"]["evaluation"]["heldout_nll"] == first["student"]["heldout_nll"]
+    # A run and what it pushed are beside each other in the same figures.
+    run_figures, version_figures = read_run(output), read_run(version)
+    assert run_figures.bits_per_byte == version_figures.bits_per_byte == first["student"]["bits_per_byte"]
+    assert run_figures.teacher_bits_per_byte == version_figures.teacher_bits_per_byte == first["teacher"]["bits_per_byte"]
     assert manifest["config"] == json.loads((output / "config.json").read_text())
     texts = ["".join(load_generator(version / name).generate("Returns the", 4)) for name in ("saved_model", "model.tflite")]
     assert texts[0] == texts[1]

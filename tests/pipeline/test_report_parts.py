@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
-from tfx_pipeline.report_parts import read_anomalies, read_baseline, read_curves, read_statistics
+from tfx_pipeline.report_parts import read_anomalies, read_curves, read_statistics
 
 
 def test_curves_of_a_resumed_training_are_one(tmp_path):
@@ -51,6 +51,6 @@ def test_anomalies_are_sentences(tmp_path):
     assert read_anomalies(str(tmp_path)) == ["heldout, source: Examples contain values missing from the schema: keras."]
 
 
-@pytest.mark.parametrize("read", [read_statistics, read_anomalies, read_baseline])
+@pytest.mark.parametrize("read", [read_statistics, read_anomalies])
 def test_what_is_not_there_is_nothing(read, tmp_path):
     assert not read(str(tmp_path))

@@ -7,12 +7,36 @@ import pytest
 
 from gemma_tf_distill.config import load_config
 from gemma_tf_distill.report.content import Artifact, Content, Curve, Data, Layers, Node, SplitStatistics
-from gemma_tf_distill.report.gates import list_gates
+from gemma_tf_distill.report.gates import gate_results
 from gemma_tf_distill.report.runs import FileFigures, RunFigures
 
 LAYERS = 18
+
+
+def gate(name: str, asked: float, got: float | None, *, slice: str = "overall", metric: str = "", held: bool = True, **changes) -> dict:
+    """A gate as `gates.json` has it."""
+    metric = metric or name[4:]
+    words = f"{metric} is {got}, gates.{name} asks for {asked}"
+    return {
+        **{"gate": name, "slice": slice, "metric": metric, "asked": asked, "got": got, "low": None, "high": None, "held": held},
+        **{"words": words, **changes},
+    }
+
+
+GATES = [
+    gate("tokens", 1.0, 14_656.0, metric="tokens"),
+    gate("max_perplexity_vs_teacher", 1.05, 0.978, low=0.951, high=1.004),
+    gate("max_kl_to_teacher", 1.0, 0.766, low=0.741, high=0.79),
+    gate("max_ece", 0.08, 0.0312, low=0.0281, high=0.0402),
+    gate("min_top1_agreement", 0.5, 0.571, low=0.559, high=0.583),
+    gate("max_perplexity_vs_teacher", 1.2, 1.013, slice="source=numpy", low=0.98, high=1.05),
+    gate("max_regression_vs_baseline", 0.02, -0.0043, metric="heldout_nll", low=-0.012, high=0.003, words="heldout_nll is -0.4%"),
+    gate("parity", 0.0, 0.0, slice="files", metric="parity_failures", words="every file is what the student is"),
+    gate("max_bytes", 30_000_000.0, 24_100_000.0, slice="tflite"),
+    gate("max_repetition_rate", 0.5, 0.21, slice="tflite"),
+]
 REPORT = {
-    "teacher": {"source": "gguf:package", "parameters": 268_098_176, "heldout_nll": 3.1782},
+    "teacher": {"source": "gguf:package", "parameters": 268_098_176, "heldout_nll": 3.1782, "bits_per_byte": 1.028},
     "student": {
         "parameters": 41_300_000,
         "vocabulary": 12_613,
@@ -20,8 +44,11 @@ REPORT = {
         "heldout_nll_initial": 4.361,
         "heldout_nll": 3.1564,
         "heldout_nll_control": 3.3302,
+        "bits_per_byte": 1.021,
         "kl_to_teacher": 0.766,
         "top1_agreement": 0.571,
+        "top5_agreement": 0.853,
+        "ece": 0.0312,
         "quantization": {"scheme": "int4_block32", "overrides": {}},
         "heldout_nll_float": 3.1889,
         "heldout_nll_ptq": 3.3341,
@@ -34,6 +61,8 @@ REPORT = {
     ],
     "seconds": {"CorpusGen": 28.1, "Distiller": 700.2, "Exporter": 82.3},
     "blessed": True,
+    "gates": GATES,
+    "failures": [],
     "pushed": "/o/demo/pushed/1795764746",
 }
 PARITY = [
@@ -71,9 +100,7 @@ def other_run(name: str, nll: float, size: int, speed: float, **changes) -> RunF
 
 def whole_content(**changes) -> Content:
     """Everything that a page can show; `changes` are fields of `Content`."""
-    config = load_config(
-        "demo", ["quantization.scheme=int4_block32", "gates.min_top1_agreement=0.5", "gates.max_kl_to_teacher=1.0"]
-    ).to_dict()
+    config = load_config("demo", ["quantization.scheme=int4_block32"]).to_dict()
     this_run = other_run(
         "demo",
         3.1564,
@@ -88,15 +115,25 @@ def whole_content(**changes) -> Content:
         float_nll=3.1889,
         kl=0.766,
         top1_agreement=0.571,
+        bits_per_byte=1.021,
+        teacher_bits_per_byte=1.028,
     )
     overall = {
         "tokens": 14656.0,
         "heldout_nll": 3.1564,
+        "perplexity": 23.486,
+        "bits_per_byte": 1.021,
         "teacher_heldout_nll": 3.1782,
+        "teacher_perplexity": 24.003,
+        "teacher_bits_per_byte": 1.028,
         "perplexity_vs_teacher": 0.978,
         "kl_to_teacher": 0.766,
         "top1_agreement": 0.571,
+        "top5_agreement": 0.853,
+        "ece": 0.0312,
+        "teacher_ece": 0.0417,
     }
+    overall |= {name + end: value * factor for name, value in overall.items() for end, factor in (("_low", 0.97), ("_high", 1.04))}
     steps = list(range(10, 810, 10))
 
     def falling(run: str, name: str, start: float, end: float) -> Curve:
@@ -113,10 +150,11 @@ def whole_content(**changes) -> Content:
         "config_digest": "5a1f" * 16,
         "command": "gemma-distill run demo \\\n  --set quantization.scheme=int4_block32",
         "command_note": "The recipe demo with what this run changed of it.",
-        "gates": list_gates(config["gates"], overall, [], blessed=True, baseline={"heldout_nll": 3.17}),
+        "gates": gate_results(GATES),
+        "baseline": {"heldout_nll": 3.1701, "teacher_heldout_nll": 3.1782, "kl_to_teacher": 0.781, "top1_agreement": 0.566},
         "slices": {
             "overall": overall,
-            **{f"source:{name}": {**overall, "tokens": 3000.0 - 500 * place} for place, name in enumerate(("numpy", "scipy", "keras"))},
+            **{f"source={name}": {**overall, "tokens": 3000.0 - 500 * place} for place, name in enumerate(("numpy", "scipy", "keras"))},
         },
         "curves": [
             falling("student", "distill/loss", 9.5, 1.9),
@@ -136,6 +174,7 @@ def whole_content(**changes) -> Content:
             other_run("demo", 3.1701, 24_100_000, 338.0, path=pathlib.Path("/o/demo/pushed/1795700000"), version="1795700000"),
         ],
         "parity": PARITY,
+        "repetition": {"tflite": 0.21, "saved_model": 0.207, "teacher": 0.135},
         "layers": Layers(
             mapping=[(layer, layer) for layer in range(LAYERS)],
             mapping_name="the teacher’s layer that each of the student’s began as",

@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 
 from gemma_tf_distill.report.content import Data, Layers
-from gemma_tf_distill.report.gates import list_gates
+from gemma_tf_distill.report.gates import gate_results
 from gemma_tf_distill.report.page import render_page
-from tests.report.conftest import PARITY, REPORT, other_run, whole_content
+from tests.report.conftest import GATES, PARITY, REPORT, gate, other_run, whole_content
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -34,12 +34,22 @@ def test_everything_is_on_it(content):
     header = words(root.find("body/header"))
     assert header.index("✓ Blessed and pushed") < header.index("Perplexity0.98 ×") < header.index("Gates")
     assert "0.98 times the perplexity of its teacher, 24.1 MB as tflite" in header
-    assert "gates.min_top1_agreement≥ 50.0 %57.1 %✓ holds" in header
+    assert "It holds all 10 gates that were asked. Pushed as version 1795764746." in header
+    assert "gates.min_top1_agreement≥ 50.0 %57.1 %55.9–58.3 %✓ holds" in header
+    assert "Bits a byte1.021of text, teacher 1.028" in header
     models = section(root, "models")
     assert all(value in models for value in ("3.178", "3.156", "3.189", "3.334", "3.330", "4.361", "200,699", "14,656"))
     tradeoff = section(root, "tradeoff")
     assert all(name in tradeoff for name in ("demo-float", "int8", "tiny", "too-small", "push 1795700000", "rounded"))
-    assert "source: numpy" in section(root, "slices")
+    assert "baselinethe latest blessed model before this one3.170" in models
+    slices = section(root, "slices")
+    assert "source=numpy3,000" in slices
+    # Top-5 agreement and calibration error with their intervals, and the teacher's.
+    assert "85.3 %82.7–88.7 %0.0310.030–0.0320.042" in slices
+    assert "perplexity vs teacher" in slices
+    assert "23.49" not in slices
+    assert section(root, "files").count("21.0 %") == 1
+    assert "the teacher repeats 13.5 % of its 4-grams" in section(root, "files")
     assert "tflite, int4_block32" in section(root, "samples")
     assert "student, int4_block32; the same from saved_model" in section(root, "samples")
     assert "optimizer steps" in section(root, "training")
@@ -84,8 +94,9 @@ def test_whatever_data_says_stays_text():
         config={**content.config, "name": EVIL, "teacher": {"source": EVIL}, "corpus": {**content.config["corpus"], "source": [EVIL]}},
         command=EVIL,
         created=EVIL,
-        failures=[EVIL],
-        gates=list_gates({"max_x": EVIL, "min_y": {EVIL: 1}}, {}, [EVIL], blessed=False),
+        gates=gate_results([gate(EVIL, EVIL, None, slice=EVIL, metric=EVIL, held=False, words=EVIL), gate("max_x", EVIL, EVIL)]),
+        repetition={EVIL: 0.1},
+        baseline={EVIL: 1.0, "heldout_nll": EVIL},
         slices={"overall": {EVIL: 1.0}, EVIL: {"tokens": EVIL}},
         this_run=dataclasses.replace(content.this_run, scheme=EVIL, teacher=EVIL),
         other_runs=[other_run(EVIL, 3.0, 10, 10.0)],
@@ -111,8 +122,12 @@ def test_whatever_data_says_stays_text():
 
 def test_why_a_model_is_not_pushed_stands_at_the_top(content):
     reasons = ["kl_to_teacher is 0.7660, gates.max_kl_to_teacher asks for at most 0.5", "the file is damaged"]
-    gates = list_gates({**content.config["gates"], "max_kl_to_teacher": 0.5}, content.slices["overall"], reasons, blessed=False)
-    rejected = dataclasses.replace(content, report={**REPORT, "blessed": False, "pushed": None}, failures=reasons, gates=gates)
+    failed = [
+        gate("max_kl_to_teacher", 0.5, 0.766, held=False, words=reasons[0]),
+        gate("parity", 0.0, 1.0, slice="files", metric="parity_failures", held=False, words=reasons[1]),
+    ]
+    report = {**REPORT, "blessed": False, "pushed": None, "gates": [*GATES[:2], *failed]}
+    rejected = dataclasses.replace(content, report=report, gates=gate_results(report["gates"]))
     header = words(parsed(render_page(rejected)).find("body/header"))
     assert header.startswith("demo")
     assert "✗ Not blessed, not pushed" in header
@@ -132,6 +147,11 @@ def test_what_was_not_recorded_is_told_or_left_out(bare):
     assert "No figures of size, speed and quality" in section(root, "tradeoff")
     assert "wrote no metrics" in section(root, "slices")
     assert "No nodes were recorded" in section(root, "nodes")
+    header = words(root.find("body/header"))
+    assert "Which gates it fails was not recorded." in header
+    assert "What was asked of the model and what it reached was not recorded." in header
+    blessed = dataclasses.replace(bare, report={**bare.report, "blessed": True})
+    assert "It holds its gates; which they were was not recorded." in words(parsed(render_page(blessed)).find("body/header"))
     assert not list(root.iter("{http://www.w3.org/2000/svg}svg"))
 
 
