@@ -37,6 +37,7 @@ def test_one_number_is_a_limit_on_every_feature_and_a_section_on_those_it_names(
         ),
         ({"skew_comparator": {"jensen_shannon_divergence": 0.1}}, r"data_validation\.serving_prompts must be the path of a file, since"),
         ({"serving_prompts": " "}, r"data_validation\.serving_prompts must be the path of a file or null, not ' '"),
+        ({"stop_on_anomalies": True}, r"data_validation\.stop_on_anomalies must be false where neither .* has a limit"),
         ({"max_drift": 0.1}, r"unknown config key data_validation\.max_drift"),
     ],
 )

@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 
 import tensorflow_data_validation as tfdv
-from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
 
 from gemma_tf_distill.config import DOCUMENT_FEATURES, ComparatorConfig, DataValidationConfig
-
-Statistics = statistics_pb2.DatasetFeatureStatisticsList
 
 # Prompts have no source: what a schema asks of it holds where documents are.
 DOCUMENTS, SERVING = "DOCUMENTS", "SERVING"
@@ -16,6 +15,7 @@ DOCUMENTS, SERVING = "DOCUMENTS", "SERVING"
 _ONLY_MEASURED = 2.0
 
 _NAMES = {"JENSEN_SHANNON_DIVERGENCE": "Jensen-Shannon divergence", "L_INFTY": "infinity norm"}
+_OF = {"heldout": "held-out documents", "train": "training documents", "serving": "serving prompts"}
 _DISTANCES = (
     anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH,
     anomalies_pb2.AnomalyInfo.COMPARATOR_L_INFTY_HIGH,
@@ -67,7 +67,7 @@ class Findings:
     def words(self) -> list[str]:
         """Each anomaly as a sentence: distances first, each with its limit."""
         others = [
-            f"{feature} of {split}: {reason.description.strip().rstrip('.')}"
+            f"{feature} of {_OF[split]}: {reason.description.strip().rstrip('.')}"
             for split, anomalies in self.anomalies.items()
             for feature, info in sorted(anomalies.anomaly_info.items())
             for reason in info.reason
@@ -76,23 +76,28 @@ class Findings:
         return [distance.words for distance in self.distances if distance.is_over] + others
 
 
-def make_schema(train: Statistics, config: DataValidationConfig) -> schema_pb2.Schema:
+def make_schema(train: DatasetFeatureStatisticsList, config: DataValidationConfig) -> schema_pb2.Schema:
     """The training documents' schema, with the limits of `config` as its comparators.
 
-    Sources that no training document has may make up as much of the held-out documents as a source's share may differ.
+    Sources that no training document has may make up as much of the held-out documents as a source's share may differ; where that has no
+    limit, all of them: a corpus of one document a file has a source for each.
     """
     schema = tfdv.infer_schema(train, infer_feature_shape=True)
     schema.default_environment.extend([DOCUMENTS, SERVING])
     source = tfdv.get_feature(schema, "source")
     source.not_in_environment.append(SERVING)
-    if config.drift_comparator.infinity_norm is not None:
-        source.distribution_constraints.min_domain_mass = 1 - config.drift_comparator.infinity_norm
+    norm = config.drift_comparator.infinity_norm
+    source.distribution_constraints.min_domain_mass = 0 if norm is None else 1 - norm
     _set_limits(schema, config, None)
     return schema
 
 
 def compare(
-    schema: schema_pb2.Schema, config: DataValidationConfig, train: Statistics, heldout: Statistics, serving: Statistics | None
+    schema: schema_pb2.Schema,
+    config: DataValidationConfig,
+    train: DatasetFeatureStatisticsList,
+    heldout: DatasetFeatureStatisticsList,
+    serving: DatasetFeatureStatisticsList | None,
 ) -> Findings:
     """Validates held-out documents and prompts.
 
@@ -110,10 +115,10 @@ def compare(
     if serving is not None:
         found["train"] = tfdv.validate_statistics(train, measuring, environment=DOCUMENTS, serving_statistics=serving)
         found["serving"] = tfdv.validate_statistics(serving, measuring, environment=SERVING)
-    distances = []
+    distances: list[Distance] = []
     for split, anomalies in found.items():
         anomalies.baseline.CopyFrom(schema)
-        distances.extend(_distances(anomalies, "held-out documents" if split == "heldout" else "serving prompts"))
+        distances.extend(_distances(anomalies, _OF["serving" if split == "train" else split]))
     return Findings(found, distances)
 
 

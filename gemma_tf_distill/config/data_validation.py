@@ -86,3 +86,9 @@ class DataValidationConfig:
             "the path of a file, since data_validation.skew_comparator compares training documents with its prompts",
             self.serving_prompts,
         )
+        check(
+            not self.stop_on_anomalies or self.drift_comparator.is_asked or self.skew_comparator.is_asked,
+            "data_validation.stop_on_anomalies",
+            "false where neither drift_comparator nor skew_comparator has a limit that could be broken",
+            self.stop_on_anomalies,
+        )

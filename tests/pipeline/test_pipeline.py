@@ -44,7 +44,7 @@ def changed(change: dict) -> set[str]:
         ({"xla": {"cache_dir": "compiled"}}, ("Pusher",)),
         ({"export": {"max_new_tokens": 7}}, ("Exporter", "Pusher")),
         ({"teacher": {"batch_size": 3}}, ("TeacherScorer", "Pusher")),
-        ({"data_validation": {"stop_on_anomalies": True}}, ("DataValidator", "Pusher")),
+        ({"data_validation": {"drift_comparator": {"infinity_norm": 0.1}}}, ("DataValidator", "Pusher")),
         # Never the Distiller, whose student is in float.
         ({"quantization": {"epochs": 2.0}}, ("Quantizer", "Pusher")),
         ({"quantization": {"scheme": "int8_channel"}}, ("Quantizer", "Exporter", "Pusher")),
