@@ -15,7 +15,7 @@ class ConfigError(UserError):
 
 
 class CorpusError(UserError):
-    """A corpus is missing, unreadable, not text, or empty."""
+    """A corpus, or a file of prompts, is missing, unreadable, not text, empty, or further from another than the config allows."""
 
 
 class TargetsError(UserError):

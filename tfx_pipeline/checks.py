@@ -2,24 +2,29 @@
 
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.check import check_corpus
+from gemma_tf_distill.data.serving_prompts import read_serving_prompts
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.packages import check_export_packages, check_package
+from tfx_pipeline.infra_validation import check_infra_validation
 
 
 def check_inputs(config: Config) -> None:
-    """Checks the installed packages, the teacher, the student that is to be made of it, and the corpus.
+    """Checks the installed packages, the teacher, the student that is to be made of it, the corpus, and Docker where it is asked for.
 
     Raises:
       MissingExtraError: if TFX is missing, or what the export needs.
       WeightsError: if the teacher, or the preset that the student's sizes come from, is unknown, out of reach or damaged.
-      ConfigError: if the student does not fit the teacher, the quantisation the student, or the student a `.tflite`, and for flags that XLA
-        refuses.
-      CorpusError: if the corpus can't be read or has no documents.
+      ConfigError: if the student does not fit the teacher, the quantisation the student, or the student a `.tflite`, for flags that XLA
+        refuses, and where TensorFlow Serving is asked for and can't be started.
+      CorpusError: if the corpus, or the file of serving prompts, can't be read or has nothing in it.
     """
     check_package("tfx", "tfx", "gemma-distill run")
     check_export_packages(config.export, config.quantization)
     # First, since it needs no TensorFlow: most mistakes are told within a second or two.
+    check_infra_validation(config.infra_validation)
     check_corpus(config.corpus)
+    if config.data_validation.serving_prompts is not None:
+        read_serving_prompts(config.data_validation.serving_prompts, config.corpus.field, most=1)
     _check_models(config)
     _check_compiler(config)
 

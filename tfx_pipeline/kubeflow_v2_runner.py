@@ -38,10 +38,15 @@ def compile_job(config: Config, output: pathlib.Path, image: str, pipeline_root:
       What was written.
 
     Raises:
-      ConfigError: if `pipeline_root` is not a `gs://` address, or the file can't be written.
+      ConfigError: if `pipeline_root` is not a `gs://` address, the file can't be written, or TensorFlow Serving is asked for, which
+        Vertex AI has no place to start.
     """
     if not re.fullmatch(r"gs://[^/]+(/.*)?", pipeline_root):
         raise ConfigError(f"--pipeline-root must be a gs:// address such as gs://bucket/folder, not {pipeline_root!r}")
+    if config.infra_validation is not None:
+        raise ConfigError(
+            f"infra_validation is {config.infra_validation}, and containers of Vertex AI can start neither Docker nor pods: set it to null"
+        )
     if not output.absolute().parent.is_dir() or output.is_dir():
         raise ConfigError(f"--output {str(output)!r} can't be written: give the path of a JSON file in a folder that exists")
     check_writable(output.absolute().parent, output)

@@ -1,7 +1,7 @@
 """The whole pipeline: from text to files that run, pushed only if they are good enough.
 
 CorpusGen → StatisticsGen → SchemaGen → ExampleValidator
-    └─────→ TeacherScorer → Distiller (→ Quantizer) → Exporter → Baseline → Evaluator → Pusher
+    └─────→ DataValidator → TeacherScorer → Distiller (→ Quantizer) → Exporter → Baseline → Evaluator (, InfraValidator) → Pusher
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.types import standard_artifacts
 
 from components.corpus_gen.component import CorpusGen, corpus_gen_config
+from components.data_validation.component import DataValidator, data_validator_config
 from components.digest import source_digest
 from components.distiller.component import Distiller
 from components.distiller.settings import distiller_config
@@ -27,7 +28,9 @@ from components.quantizer.component import Quantizer, quantizer_config
 from components.teacher_scorer.component import TeacherScorer, teacher_scorer_config
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.fingerprint import corpus_fingerprint
+from gemma_tf_distill.data.serving_prompts import prompts_fingerprint
 from gemma_tf_distill.gemma.teacher import teacher_fingerprint
+from tfx_pipeline.infra_validation import infra_validator
 from tfx_pipeline.stops import nodes_until
 
 # Beam's DirectRunner would first try to download the Prism runner; this is what it falls back to.
@@ -54,7 +57,7 @@ def create_pipeline(
       until: id of the last component, of those in `stops.STOPS`; none: all of them.
 
     Raises:
-      CorpusError: if a source of the corpus is missing.
+      CorpusError: if a source of the corpus, or the file of serving prompts, is missing.
     """
     fingerprints = {
         "corpus_fingerprint": corpus_fingerprint(config.corpus),
@@ -72,12 +75,21 @@ def create_pipeline(
     schema_gen = SchemaGen(statistics=statistics_gen.outputs["statistics"], infer_feature_shape=True, exclude_splits=[SPLIT])
     example_validator = ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"])
 
+    data_validator = DataValidator(
+        examples=windows,
+        tokenizer=tokenizer,
+        config=data_validator_config(config),
+        prompts_fingerprint=prompts_fingerprint(config.data_validation.serving_prompts),
+        source_digest=source_digest("components.data_validation.component"),
+    )
     teacher_scorer = TeacherScorer(
         examples=windows,
         tokenizer=tokenizer,
         config=teacher_scorer_config(config, **fingerprints),
         source_digest=source_digest("components.teacher_scorer.component"),
     )
+    # It reads nothing of the validation, but scoring takes hours, and a corpus that is refused is not worth them.
+    teacher_scorer.add_upstream_node(data_validator)
     scored = teacher_scorer.outputs["scored_examples"]
     distiller = Distiller(
         examples=scored,
@@ -118,9 +130,16 @@ def create_pipeline(
         config=evaluator_config(config),
         source_digest=source_digest("components.quality_gate.component"),
     )
+    judges = [evaluator]
+    infra_blessing = None
+    if config.infra_validation:
+        served = infra_validator(candidate, scored, config.infra_validation, SPLIT)
+        judges.append(served)
+        infra_blessing = served.outputs["blessing"]
     pusher = Pusher(
         model=candidate,
         model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=infra_blessing,
         model_evaluation=evaluator.outputs["evaluation"],
         student=student,
         tokenizer=tokenizer,
@@ -134,12 +153,13 @@ def create_pipeline(
         statistics_gen,
         schema_gen,
         example_validator,
+        data_validator,
         teacher_scorer,
         distiller,
         *quantizers,
         exporter,
         baseline,
-        evaluator,
+        *judges,
         pusher,
     ]
     if until is not None:

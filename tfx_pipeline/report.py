@@ -134,10 +134,10 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
       UserError: if a pushed version was taken away after it had been pushed.
     """
     evaluation = nodes["Evaluator"].outputs["evaluation"].uri
-    blessed = nodes["Evaluator"].outputs["blessing"].custom_properties["blessed"].int_value == 1
+    blessed = all(_is_blessed(nodes[name]) for name in ("Evaluator", "InfraValidator") if name in nodes)
     metrics = read_metrics(evaluation).get(OVERALL, {})
     gates = read_gates(evaluation)
-    failures = [gate.words for gate in gates or () if not gate.held]
+    failures = [*(gate.words for gate in gates or () if not gate.held), *_serving_failures(nodes)]
     trained = nodes["Quantizer"].outputs["quantized_student"] if "Quantizer" in nodes else nodes["Distiller"].outputs["student"]
     student = read_json(os.path.join(trained.uri, METRICS_FILE))
     model = nodes["Exporter"].outputs["model"].uri
@@ -170,6 +170,16 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
         failures=failures,
         samples=read_json(os.path.join(model, EXPORT_REPORT))["samples"],
     )
+
+
+def _is_blessed(node: NodeRun) -> bool:
+    return node.outputs["blessing"].custom_properties["blessed"].int_value == 1
+
+
+def _serving_failures(nodes: Mapping[str, NodeRun]) -> list[str]:
+    if "InfraValidator" not in nodes or _is_blessed(nodes["InfraValidator"]):
+        return []
+    return ["TensorFlow Serving did not load the exported model, or did not answer: the log of the run that asked it says why"]
 
 
 def _pushed_files(version: str) -> list[dict[str, Any]]:

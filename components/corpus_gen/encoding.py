@@ -90,8 +90,8 @@ def to_student_ids(items: Sequence[Item], vocabulary: Vocabulary) -> Iterator[It
         teacher_ids = np.frombuffer(item.ids, np.int32)
         student_ids = np.searchsorted(vocabulary.kept_ids, teacher_ids).clip(max=len(vocabulary.kept_ids) - 1)
         if item.split == TRAIN and np.array_equal(vocabulary.kept_ids[student_ids], teacher_ids):
-            yield item._replace(text="", ids=_raw(student_ids))
+            yield item._replace(text="", ids=_raw(student_ids), characters=len(item.text))
         else:
             anew.append(item)
     for item, ids in zip(anew, vocabulary.tokenizer.encode_batch([item.text for item in anew]), strict=True):
-        yield item._replace(text="", ids=_raw(ids))
+        yield item._replace(text="", ids=_raw(ids), characters=len(item.text))

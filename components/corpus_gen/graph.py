@@ -9,7 +9,7 @@ import apache_beam as beam
 import tensorflow as tf
 from apache_beam.pvalue import AsDict, AsSingleton
 
-from components.corpus_gen import encoding, selection, windows
+from components.corpus_gen import encoding, rows, selection, windows
 from gemma_tf_distill.config import CorpusConfig
 from gemma_tf_distill.data.documents import expand_sources
 from gemma_tf_distill.data.splitting import EVERYTHING, HELDOUT, SPLITS, TRAIN
@@ -34,7 +34,7 @@ def generate(
       teacher_source: see `TeacherConfig.source`.
       corpus: what to read.
       vocabulary: see `StudentConfig.vocabulary`.
-      examples_uri: folder for `Split-train/`, `Split-heldout/` and `corpus.json`.
+      examples_uri: folder for `Split-train/`, `Split-heldout/`, `documents/` (`rows.read_rows`) and `corpus.json`.
       tokenizer_uri: folder for the student's vocabulary.
 
     Raises:
@@ -59,6 +59,13 @@ def generate(
     _ = trimmed | "SaveVocabulary" >> beam.Map(lambda vocabulary: vocabulary.save(tokenizer_uri))
     student = kept | "Batch" >> beam.BatchElements(**_BATCH) | "StudentIds" >> beam.FlatMap(encoding.to_student_ids, AsSingleton(trimmed))
     written = _write(student, corpus.window, examples_uri)
+    _ = (
+        student
+        | "Row" >> beam.Map(rows.document_row, AsSingleton(trimmed))
+        # Of more documents those whose hashes are lowest.
+        | "SampleRows" >> beam.combiners.Top.PerKey(rows.MOST_DOCUMENTS, reverse=True)
+        | "WriteRows" >> beam.Map(rows.write_rows, examples_uri)
+    )
 
     figures = (
         (

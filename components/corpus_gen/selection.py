@@ -27,6 +27,7 @@ class Item(NamedTuple):
       source: see `Document.source`.
       text: the text.
       ids: raw int32 token ids without specials, the teacher's and then the student's; none before encoding.
+      characters: of the text, from when it is left out.
     """
 
     digest: bytes
@@ -34,6 +35,7 @@ class Item(NamedTuple):
     source: str
     text: str
     ids: bytes = b""
+    characters: int = 0
 
 
 class Ticker:

@@ -24,6 +24,7 @@ class PusherSpec(ComponentSpec):
         "student": ChannelParameter(type=Student),
         "tokenizer": ChannelParameter(type=Tokenizer),
         "examples": ChannelParameter(type=standard_artifacts.Examples),
+        "infra_blessing": ChannelParameter(type=standard_artifacts.InfraBlessing, optional=True),
     }
     OUTPUTS = {"pushed_model": ChannelParameter(type=standard_artifacts.PushedModel)}
 
@@ -46,6 +47,7 @@ class Pusher(base_component.BaseComponent):
         push_directory: str,
         config: str,
         source_digest: str,
+        infra_blessing: types.BaseChannel | None = None,
     ):
         """Initialises the component.
 
@@ -59,6 +61,7 @@ class Pusher(base_component.BaseComponent):
           push_directory: parent of the versions, local or `gs://`.
           config: the whole config as JSON (`Config.to_json()`); the manifest holds it.
           source_digest: of this component's code, so that changed code is run again.
+          infra_blessing: what TensorFlow Serving made of the model; none where it was not asked.
         """
         super().__init__(
             PusherSpec(
@@ -68,6 +71,7 @@ class Pusher(base_component.BaseComponent):
                 student=student,
                 tokenizer=tokenizer,
                 examples=examples,
+                infra_blessing=infra_blessing,
                 push_directory=push_directory,
                 config=config,
                 source_digest=source_digest,

@@ -38,7 +38,8 @@ class Executor(tfx_pusher.Executor):
         `pushed_version`); `pushed` is 0 and nothing is written for a model that is not blessed.
 
         Args:
-          input_dict: `model`, `model_blessing`, `model_evaluation`, `student`, `tokenizer`, `examples`, one artifact each.
+          input_dict: `model`, `model_blessing`, `model_evaluation`, `student`, `tokenizer`, `examples`, one artifact each;
+            `infra_blessing`, where TensorFlow Serving was asked, whose verdict must be good, too.
           output_dict: `pushed_model`.
           exec_properties: `push_directory`, `config` (JSON) and `source_digest`.
         """
@@ -47,7 +48,7 @@ class Executor(tfx_pusher.Executor):
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        inputs = {name: artifact_utils.get_single_instance(artifacts) for name, artifacts in input_dict.items()}
+        inputs = {name: artifact_utils.get_single_instance(artifacts) for name, artifacts in input_dict.items() if artifacts}
         directory = exec_properties["push_directory"].rstrip("/")
         tf.io.gfile.makedirs(directory)
         version = _next_version(directory)

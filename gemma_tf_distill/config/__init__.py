@@ -1,6 +1,7 @@
 """The config is the experiment: one frozen object, read from YAML, checked on reading, hashed, stored with every artifact."""
 
 from gemma_tf_distill.config.attention import AttentionConfig
+from gemma_tf_distill.config.data_validation import DOCUMENT_FEATURES, ComparatorConfig, DataValidationConfig
 from gemma_tf_distill.config.distillation import (
     LAYER_MAPPINGS,
     AttentionMapsConfig,
@@ -26,12 +27,15 @@ from gemma_tf_distill.config.training import TrainingConfig
 from gemma_tf_distill.config.xla import XlaConfig
 
 __all__ = [
+    "DOCUMENT_FEATURES",
     "LAYER_MAPPINGS",
     "SLICE_FEATURES",
     "AttentionConfig",
     "AttentionMapsConfig",
+    "ComparatorConfig",
     "Config",
     "CorpusConfig",
+    "DataValidationConfig",
     "DistillationConfig",
     "ExportConfig",
     "GatesConfig",

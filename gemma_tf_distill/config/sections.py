@@ -10,6 +10,7 @@ from typing import Any
 
 from gemma_tf_distill.config.attention import AttentionConfig
 from gemma_tf_distill.config.checking import check
+from gemma_tf_distill.config.data_validation import DataValidationConfig
 from gemma_tf_distill.config.distillation import DistillationConfig
 from gemma_tf_distill.config.gates import GatesConfig
 from gemma_tf_distill.config.quantization import QuantizationConfig
@@ -230,12 +231,20 @@ class ExportConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """One experiment. `load_config` reads it, `to_dict` and `digest` store it."""
+    """One experiment. `load_config` reads it, `to_dict` and `digest` store it.
+
+    Attributes, beside the sections:
+      name: of the run and its pipeline.
+      seed: of weights, order and draws.
+      infra_validation: where TensorFlow Serving is started to load the exported model and answer a request, which a model must pass to
+        be pushed: `docker` (of this machine) or `kubernetes` (inside Kubeflow Pipelines); null: nowhere.
+    """
 
     name: str
     seed: int = 0
     teacher: TeacherConfig = TeacherConfig()
     corpus: CorpusConfig = CorpusConfig()
+    data_validation: DataValidationConfig = dataclasses.field(default_factory=DataValidationConfig)
     student: StudentConfig = StudentConfig()
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
     distillation: DistillationConfig = dataclasses.field(default_factory=DistillationConfig)
@@ -245,6 +254,7 @@ class Config:
     quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
     export: ExportConfig = ExportConfig()
     gates: GatesConfig = dataclasses.field(default_factory=lambda: GatesConfig(max_perplexity_vs_teacher=3.0))
+    infra_validation: str | None = None
 
     def __post_init__(self) -> None:
         check(
@@ -254,6 +264,9 @@ class Config:
             self.name,
         )
         check(0 <= self.seed < 2**32, "seed", "between 0 and 4294967295", self.seed)
+        check(
+            self.infra_validation in (None, "docker", "kubernetes"), "infra_validation", "docker, kubernetes or null", self.infra_validation
+        )
         self.gates.check_export(self.export.formats, self.export.prompts, self.corpus.window)
         on_policy = self.distillation.on_policy
         check(

@@ -81,6 +81,10 @@ class Tokenizer:
 
         return [length(token_id) for token_id in range(self.vocabulary_size)]
 
+    def byte_ids(self) -> list[int]:
+        """Ids of the byte pieces, in which a text is spelled where no other piece fits."""
+        return [token_id for token_id in range(self.vocabulary_size) if self._processor.IsByte(token_id)]
+
     def id_of(self, piece: str) -> int | None:
         """The id of a piece (with `▁` for a space), none where there is no such piece."""
         token_id = self._processor.PieceToId(piece)

@@ -47,6 +47,13 @@ class Vocabulary:
         """The student's tokenizer."""
         return Tokenizer(self.proto)
 
+    @functools.cached_property
+    def is_byte(self) -> np.ndarray:
+        """bool [V], which words are byte pieces."""
+        mask = np.zeros(len(self.kept_ids), bool)
+        mask[self.tokenizer.byte_ids()] = True
+        return mask
+
     def check_made_from(self, tokenizer: Tokenizer) -> None:
         """Raises WeightsError unless every word is the teacher's own word at its id."""
         if self.proto == tokenizer.proto:

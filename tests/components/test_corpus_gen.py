@@ -16,7 +16,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
 import components
-from components.corpus_gen import graph, windows
+from components.corpus_gen import graph, rows, windows
 from components.corpus_gen.component import CorpusGen, corpus_gen_config
 from gemma_tf_distill.config import config_from_dict
 from gemma_tf_distill.data.packing import pack
@@ -56,14 +56,14 @@ class Result:
     def __init__(self, examples, vocabulary):
         self.examples = examples
         self.vocabulary = vocabulary
-        paths = sorted(pathlib.Path(examples.uri).glob("Split-*/*"))
+        paths = sorted(path for pattern in ("Split-*/*", "documents/*") for path in pathlib.Path(examples.uri).glob(pattern))
         self.files = {path.relative_to(examples.uri).as_posix(): path.read_bytes() for path in paths}
         self.figures = graph.read_figures(examples.uri)
 
     def read(self, split):
         """(source, tokens, length) of the windows in the order of the files."""
         found = []
-        paths = [os.path.join(self.examples.uri, name) for name in self.files if split in name]
+        paths = [os.path.join(self.examples.uri, name) for name in self.files if name.startswith(f"Split-{split}/")]
         for raw in tf.data.TFRecordDataset(paths, compression_type="GZIP").as_numpy_iterator():
             features = tf.train.Example.FromString(raw).features.feature
             assert set(features) == {"tokens", "source", "length"}
@@ -170,11 +170,31 @@ def test_figures(result):
     assert result.examples.get_int_custom_property("train_windows") == len(result.read("train"))
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_what_documents_are_made_of(result, split):
+    tokenizer = result.vocabulary.tokenizer
+    expected = []
+    for text, source in sorted(of_split(DISTINCT, split), key=lambda row: document_hash(row[0])):
+        pieces = [tokenizer.piece(token) for token in tokenizer.encode(text)]
+        spelled = sum(piece.startswith("<0x") for piece in pieces)
+        counts = {"tokens": len(pieces), "characters": len(text), "byte_tokens": spelled, "unknown_tokens": 0}
+        expected.append({"source": source, **counts})
+    assert rows.read_rows(result.examples.uri, split) == expected
+    assert any(row["byte_tokens"] for row in expected)
+
+
+def test_of_many_documents_those_of_the_lowest_hashes_are_described(run, result, monkeypatch):
+    monkeypatch.setattr(rows, "MOST_DOCUMENTS", 5)
+    few = run()
+    for split in SPLITS:
+        assert rows.read_rows(few.examples.uri, split) == rows.read_rows(result.examples.uri, split)[:5]
+
+
 def test_the_artifact_is_one_that_tfx_reads(result):
     assert result.examples.split_names == '["train", "heldout"]'
     assert examples_utils.get_payload_format(result.examples) == example_gen_pb2.FORMAT_TF_EXAMPLE
     assert examples_utils.get_file_format(result.examples) == "tfrecords_gzip"
-    assert sorted(os.listdir(result.examples.uri)) == ["Split-heldout", "Split-train", "corpus.json"]
+    assert sorted(os.listdir(result.examples.uri)) == ["Split-heldout", "Split-train", "corpus.json", "documents"]
 
 
 def test_files_are_the_same_for_any_order_and_number_of_shards(run, result, tmp_path, monkeypatch):
@@ -201,7 +221,7 @@ def test_large_sources_are_packed_in_groups_and_many_windows_go_to_several_files
     monkeypatch.setattr(windows, "GROUP_TOKENS", 300)
     monkeypatch.setattr(windows, "SHARD_TOKENS", 500)
     grouped = run()
-    names = [name for name in grouped.files if "train" in name]
+    names = [name for name in grouped.files if name.startswith("Split-train/")]
     assert len(names) > 2
     assert names == [f"Split-train/data_tfrecord-{number:05d}-of-{len(names):05d}.gz" for number in range(len(names))]
     found = grouped.read("train")

@@ -78,6 +78,17 @@ def files_below(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize(("blessed", "served"), [(True, True), (True, False), (False, True)])
+def test_where_tensorflow_serving_is_asked_both_must_bless(tmp_path, blessed, served):
+    inputs = make_inputs(tmp_path, blessed)
+    infra = standard_artifacts.InfraBlessing()
+    infra.uri, infra.id = str(tmp_path / "infra"), 9
+    infra.set_int_custom_property("blessed", int(served))
+    pushed = push(tmp_path, {**inputs, "infra_blessing": [infra]})
+    assert pushed.get_int_custom_property("pushed") == int(blessed and served)
+    assert (tmp_path / "pushed").exists() == (blessed and served)
+
+
 def test_a_blessed_model_is_pushed_with_a_manifest_of_every_file(tmp_path):
     before = int(time.time())
     pushed = push(tmp_path, make_inputs(tmp_path, blessed=True))

@@ -3,7 +3,7 @@
 import pytest
 
 from gemma_tf_distill.config import config_from_dict
-from gemma_tf_distill.errors import ConfigError
+from gemma_tf_distill.errors import ConfigError, CorpusError
 from tfx_pipeline.checks import check_inputs
 
 
@@ -78,3 +78,16 @@ def test_a_cut_that_fits_passes(saved_teacher):
     student = {"layers": [0, 1], "cut": {"hidden_dim": 24, "intermediate_dim": 48, "num_query_heads": 2}}
     config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}, "student": student}
     check_inputs(config_from_dict(config))
+
+
+def test_prompts_that_are_not_there(saved_teacher):
+    config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}}
+    with pytest.raises(CorpusError, match=r"data_validation\.serving_prompts: none\.txt cannot be read"):
+        check_inputs(config_from_dict({**config, "data_validation": {"serving_prompts": "none.txt"}}))
+
+
+def test_docker_that_is_not_there(saved_teacher, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}}
+    with pytest.raises(ConfigError, match="there is no docker on PATH"):
+        check_inputs(config_from_dict({**config, "infra_validation": "docker"}))

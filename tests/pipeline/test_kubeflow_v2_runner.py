@@ -37,7 +37,7 @@ def test_the_job_is_written_and_every_component_runs_in_our_image(compiled):
     assert spec["pipelineInfo"]["name"] == "my-job"
     assert job["runtimeConfig"]["gcsOutputDirectory"] == "gs://bucket/runs"
     containers = {name: executor["container"] for name, executor in spec["deploymentSpec"]["executors"].items() if "container" in executor}
-    assert len(containers) == 9
+    assert len(containers) == 10
     for container in containers.values():
         assert container["image"] == IMAGE
         arguments = container["args"]

@@ -44,6 +44,7 @@ def changed(change: dict) -> set[str]:
         ({"xla": {"cache_dir": "compiled"}}, ("Pusher",)),
         ({"export": {"max_new_tokens": 7}}, ("Exporter", "Pusher")),
         ({"teacher": {"batch_size": 3}}, ("TeacherScorer", "Pusher")),
+        ({"data_validation": {"drift_comparator": {"infinity_norm": 0.1}}}, ("DataValidator", "Pusher")),
         # Never the Distiller, whose student is in float.
         ({"quantization": {"epochs": 2.0}}, ("Quantizer", "Pusher")),
         ({"quantization": {"scheme": "int8_channel"}}, ("Quantizer", "Exporter", "Pusher")),
@@ -63,6 +64,7 @@ def test_the_corpus_reaches_everything_that_reads_windows():
     ("module", "node"),
     [
         ("components.corpus_gen.component", "CorpusGen"),
+        ("components.data_validation.component", "DataValidator"),
         ("components.teacher_scorer.component", "TeacherScorer"),
         ("components.distiller.component", "Distiller"),
         ("components.quantizer.component", "Quantizer"),
@@ -83,7 +85,7 @@ def test_changed_code_reaches_its_node(monkeypatch, module, node):
 def test_the_evaluator_judges_the_exported_model_and_the_pusher_waits_for_it():
     pipeline = create_pipeline(config_from_dict(BASE), "/artifacts", metadata_store_pb2.ConnectionConfig(), "/pushed")
     nodes = {component.id: component for component in pipeline.components}
-    assert set(nodes) == EVERY | {"StatisticsGen", "SchemaGen", "ExampleValidator", "Baseline"}
+    assert set(nodes) == EVERY | {"StatisticsGen", "SchemaGen", "ExampleValidator", "DataValidator", "Baseline"}
     upstream = {name: {node.id for node in component.upstream_nodes} for name, component in nodes.items()}
     assert upstream["Evaluator"] == {"Exporter", "TeacherScorer", "Baseline"}
     assert {"Evaluator", "Exporter"} <= upstream["Pusher"]
@@ -92,6 +94,24 @@ def test_the_evaluator_judges_the_exported_model_and_the_pusher_waits_for_it():
     assert pipeline.enable_cache
     # Beam's DirectRunner would look for another runner on the network first.
     assert "--runner=FnApiRunner" in pipeline.beam_pipeline_args
+
+
+def test_a_refused_corpus_is_not_scored():
+    pipeline = create_pipeline(config_from_dict(BASE), "/artifacts", metadata_store_pb2.ConnectionConfig(), "/pushed")
+    nodes = {component.id: component for component in pipeline.components}
+    assert nodes["DataValidator"] in nodes["TeacherScorer"].upstream_nodes
+    order = [component.id for component in pipeline.components]
+    assert order.index("DataValidator") < order.index("TeacherScorer")
+
+
+def test_changed_prompts_are_compared_again(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Returns the\n")
+    config = config_from_dict({**BASE, "data_validation": {"serving_prompts": str(prompts)}})
+    before = parameters(config)
+    prompts.write_text("Returns the mean\n")
+    after = parameters(config)
+    assert {name for name in before if before[name] != after[name]} == {"DataValidator"}
 
 
 def test_a_scheme_puts_its_training_between_distiller_and_exporter():

@@ -82,6 +82,18 @@ def test_a_pushed_version_that_was_taken_away_is_told(tmp_path):
         report._pushed_files(str(tmp_path / "1795564746"))
 
 
+@pytest.mark.parametrize(("verdict", "failures"), [(None, 0), (1, 0), (0, 1)])
+def test_what_tensorflow_serving_refused_is_told(verdict, failures):
+    nodes = {}
+    if verdict is not None:
+        blessing = metadata_store_pb2.Artifact()
+        blessing.custom_properties["blessed"].int_value = verdict
+        nodes["InfraValidator"] = report.NodeRun(1.0, {"blessing": blessing})
+    told = report._serving_failures(nodes)
+    assert len(told) == failures
+    assert all("TensorFlow Serving did not load the exported model" in words for words in told)
+
+
 def test_json_gets_null_for_what_is_no_number():
     cleaned = report._without_nan({"a": [math.nan, 1.5, {"b": math.inf}], "c": None, "d": "nan"})
     assert json.loads(json.dumps(cleaned, allow_nan=False)) == {"a": [None, 1.5, {"b": None}], "c": None, "d": "nan"}
