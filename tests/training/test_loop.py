@@ -15,7 +15,8 @@ from gemma_tf_distill.data.batches import training_batches
 from gemma_tf_distill.monitoring import progress
 from gemma_tf_distill.monitoring.input_wait import InputWait
 from gemma_tf_distill.training import loop
-from gemma_tf_distill.training.loop import DivergenceError, Run, fit, steps_for
+from gemma_tf_distill.training.divergence import DivergenceError
+from gemma_tf_distill.training.loop import Run, fit, steps_for
 
 TRAINING = TrainingConfig(batch_size=4, learning_rate=5e-3, checkpoint_every=3, log_every=2)
 
@@ -47,8 +48,8 @@ class Dying:
     def __init__(self, dataset, after):
         self._dataset, self._after = dataset, after
 
-    def __iter__(self):
-        for i, batch in enumerate(self._dataset):
+    def take(self, count):
+        for i, batch in enumerate(self._dataset.take(count)):
             if i == self._after:
                 raise Killed
             yield batch
