@@ -30,6 +30,7 @@ class TrainingConfig:
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
       log_every: steps between scalars on TensorBoard and progress lines.
+      monitor: also measure gradients and updates by group of variables and model FLOPs utilisation.
     """
 
     epochs: float = 1.0
@@ -47,6 +48,7 @@ class TrainingConfig:
     control: bool = True
     checkpoint_every: int = 50
     log_every: int = 5
+    monitor: bool = True
 
     def __post_init__(self) -> None:
         check(self.epochs > 0, "training.epochs", "above 0", self.epochs)

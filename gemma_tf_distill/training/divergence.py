@@ -27,8 +27,8 @@ class DivergenceGuard:
         self._section = section
         self._learning_rate = learning_rate
 
-    def check(self, step: int, values: Mapping[str, float], wrong_targets: float) -> None:
-        """Raises DivergenceError unless loss and gradient are finite and all targets were some.
+    def diverged(self, step: int, values: Mapping[str, float], wrong_targets: float) -> DivergenceError | None:
+        """Why the run must not go on; none where loss and gradient are finite and all targets were some.
 
         Args:
           step: steps taken.
@@ -36,12 +36,13 @@ class DivergenceGuard:
           wrong_targets: batches, up to now, with targets that are no numbers or of unknown words.
         """
         if wrong_targets:
-            raise DivergenceError(
+            return DivergenceError(
                 f"{self._name} met teacher's targets by step {step} of {self._total_steps} that are not all numbers, or of words beyond "
                 f"its {self._words}: score the corpus again"
             )
         if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-            raise DivergenceError(
+            return DivergenceError(
                 f"the loss of the {self._name} is {values['loss']} at step {step} of {self._total_steps}: lower "
                 f"{self._section}.learning_rate (now {self._learning_rate:g}) or raise training.warmup_fraction"
             )
+        return None

@@ -14,7 +14,7 @@ from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.batch_loss import Batch, Metrics
 from gemma_tf_distill.training.checkpoints import Checkpoints
-from gemma_tf_distill.training.execution import Execution
+from gemma_tf_distill.training.execution import Executed, Execution
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.on_policy import OnPolicySampler
 from gemma_tf_distill.training.optimizers import make_optimizer
@@ -60,7 +60,7 @@ class Learner:
         """Whether the student writes the batch of a step itself."""
         return self.own_words is not None and self.own_words.chooses(step)
 
-    def take(self, iterator: Iterator[Batch], step: int, steps: int) -> Metrics:
+    def take(self, iterator: Iterator[Batch], step: int, steps: int) -> Executed:
         """Takes steps.
 
         Args:
@@ -69,14 +69,15 @@ class Learner:
           steps: how many to take.
 
         Returns:
-          The scalars that `Execution` returns.
+          What `Execution` returns.
         """
         if self.own_words is None or not self.own_words.chooses(step):
             return self.execute(iterator, steps)
         tokens = next(iterator)["tokens"]
         batch = self.teaching(self.own_words(tokens, step))
         metrics = self.own_trainer.train_step(batch, self.teaching.teacher, self.student, self.optimizer)
-        return {**metrics, "window_tokens": tf.cast(tf.size(tokens), tf.float32), "wrong_targets": tf.constant(0.0)}
+        metrics |= {"window_tokens": tf.cast(tf.size(tokens), tf.float32), "wrong_targets": tf.constant(0.0)}
+        return Executed(1, metrics, metrics)
 
     def checkpoints(self, strategy: tf.distribute.Strategy, folder: str) -> Checkpoints:
         """Of all that changes with training."""
@@ -143,6 +144,7 @@ def make_learner(
             quantization=quantized,
             attention=attention,
             xla=xla,
+            group_norms=training.monitor,
         )
 
     trainer = make_trainer(distillation)

@@ -1,6 +1,7 @@
 """The loop around the step: checkpoints that resume to the same bits, and a look at the run now and then."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,12 +12,14 @@ from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.data.batch_processor import prefetch_to_device
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.distillation_metrics import DistillationMetrics
 from gemma_tf_distill.monitoring.input_wait import InputWait
 from gemma_tf_distill.training.divergence import DivergenceGuard
 from gemma_tf_distill.training.learner import make_learner
 from gemma_tf_distill.training.log_lines import LogLines
 from gemma_tf_distill.training.run import Run
 from gemma_tf_distill.training.strategies import is_chief
+from gemma_tf_distill.training.utilization import work_of
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
@@ -102,22 +105,27 @@ def fit(
         data = strategy.distribute_datasets_from_function(lambda context: batches(begun, context))
     # Several steps in one call ask for their batches themselves.
     waiting = InputWait(data) if steps_per_execution == 1 else None
-    lines = LogLines(run, begun=begun, total_steps=total_steps, chief=is_chief(strategy), waiting=waiting)
+    lines = LogLines(run, total_steps=total_steps, chief=is_chief(strategy), waiting=waiting)
+    in_step = None if training.teacher_device is not None or not run.learn_from_teacher else teacher
+    work = functools.partial(work_of, strategy, student, in_step, training.batch_size) if training.monitor else None
+    metrics = DistillationMetrics(work=work)
     wrong_targets = 0.0
     with contextlib.closing(checkpoints), lines, learner.teaching:
         iterator = learner.teaching.over(data if waiting is None else waiting, lambda index: learner.writes_itself(begun + index))
         while step < total_steps:
-            steps = min(steps_per_execution, total_steps - step)
-            metrics = learner.take(iterator, step, steps)
-            wrong_targets += metrics.pop("wrong_targets")
-            step += steps
-            logs = step == begun + steps or step % training.log_every == 0 or step == total_steps
+            done = learner.take(iterator, step, min(steps_per_execution, total_steps - step))
+            step += done.steps
+            metrics.update_metrics(done.last, done.summed, done.steps)
+            wrong_targets += done.summed["wrong_targets"]
+            logs = step == begun + done.steps or step % training.log_every == 0 or step == total_steps
             saves = step % training.checkpoint_every == 0 and step < total_steps
             if logs or saves:
-                values = {name: float(value) for name, value in metrics.items()}
-                guard.check(step, values, float(wrong_targets))
-            if logs:
-                lines.write(step, values, learner.optimizer)
+                diverged = guard.diverged(step, metrics.last(), float(wrong_targets))
+                # What went wrong is shown before it ends the run.
+                if logs or diverged:
+                    lines.write(step, metrics.read(step, float(learner.optimizer.learning_rate)))
+                if diverged:
+                    raise diverged
             if saves:
                 checkpoints.save(step)
     if learner.quantized is not None:

@@ -90,6 +90,10 @@ def test_scalars_from_the_first_step_and_progress(scored_windows, make_student, 
     losses = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("distill/loss")]
     assert losses[-1] < losses[0]
     expected = {"distill/soft_loss", "distill/hard_loss", "train/gradient_norm", "train/learning_rate", "data/tokens_per_second"}
+    expected |= {
+        f"train/{norm}_norm/{group}" for norm in ("gradient", "update") for group in ("embedding", "attention", "feed_forward", "norms")
+    }
+    expected |= {"distill/loss_mean", "distill/loss_slope_error", "data/tokens_seen", "train/step_seconds", "hardware/mfu"}
     assert expected <= set(events.Tags()["tensors"])
     waited = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("data/wait_fraction")}
     assert list(waited) == [4, 6, 8] and all(0.05 < fraction < 1 for fraction in waited.values())
@@ -105,6 +109,12 @@ def test_a_loss_that_is_no_number_stops_with_advice(scored_windows, make_student
     student.backbone.trainable_variables[0].assign(student.backbone.trainable_variables[0].value * math.nan)
     with pytest.raises(DivergenceError, match=r"step 1 of 8: lower training\.learning_rate \(now 0\.005\)"):
         train(student, scored_windows, tmp_path)
+    # It is shown, not left out.
+    events = EventAccumulator(str(tmp_path / "events"), size_guidance={"tensors": 0})
+    events.Reload()
+    for name in ("distill/loss", "distill/loss_mean", "train/gradient_norm/attention"):
+        (shown,) = events.Tensors(name)
+        assert math.isnan(tf.make_ndarray(shown.tensor_proto))
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("teacher_log_probs", math.nan), ("teacher_ids", 1_000_000), ("teacher_ids", -1)])
