@@ -30,7 +30,7 @@ class TrainingConfig:
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
       log_every: steps between scalars on TensorBoard and progress lines.
-      monitor: also measure gradients and updates by group of variables and model FLOPs utilisation.
+      monitor: also measure gradients and updates by group of variables, model FLOPs utilisation, and what host and accelerators do.
     """
 
     epochs: float = 1.0

@@ -12,14 +12,16 @@ from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.data.batch_processor import prefetch_to_device
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.devices import Devices
 from gemma_tf_distill.monitoring.distillation_metrics import DistillationMetrics
+from gemma_tf_distill.monitoring.hardware import HardwareMonitor
 from gemma_tf_distill.monitoring.input_wait import InputWait
 from gemma_tf_distill.training.divergence import DivergenceGuard
 from gemma_tf_distill.training.learner import make_learner
 from gemma_tf_distill.training.log_lines import LogLines
 from gemma_tf_distill.training.run import Run
 from gemma_tf_distill.training.strategies import is_chief
-from gemma_tf_distill.training.utilization import work_of
+from gemma_tf_distill.training.utilization import chip_under, work_of
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 
@@ -105,7 +107,11 @@ def fit(
         data = strategy.distribute_datasets_from_function(lambda context: batches(begun, context))
     # Several steps in one call ask for their batches themselves.
     waiting = InputWait(data) if steps_per_execution == 1 else None
-    lines = LogLines(run, total_steps=total_steps, chief=is_chief(strategy), waiting=waiting)
+    hardware = None
+    if training.monitor:
+        chip = chip_under(strategy)
+        hardware = HardwareMonitor(devices=Devices(None if chip is None else chip.hbm_bytes), several_steps=steps_per_execution > 1)
+    lines = LogLines(run, total_steps=total_steps, chief=is_chief(strategy), hardware=hardware)
     in_step = None if training.teacher_device is not None or not run.learn_from_teacher else teacher
     work = functools.partial(work_of, strategy, student, in_step, training.batch_size) if training.monitor else None
     metrics = DistillationMetrics(work=work)
@@ -123,7 +129,7 @@ def fit(
                 diverged = guard.diverged(step, metrics.last(), float(wrong_targets))
                 # What went wrong is shown before it ends the run.
                 if logs or diverged:
-                    lines.write(step, metrics.read(step, float(learner.optimizer.learning_rate)))
+                    lines.write(step, metrics.read(step, float(learner.optimizer.learning_rate)), waiting)
                 if diverged:
                     raise diverged
             if saves:

@@ -10,7 +10,7 @@ from gemma_tf_distill.gemma.flops import training_flops
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.monitoring.distillation_metrics import Work
 from gemma_tf_distill.training.strategies import compiles_itself
-from gemma_tf_distill.xla.chips import CHIPS
+from gemma_tf_distill.xla.chips import CHIPS, Chip
 
 # Sides of the square matrices that are multiplied: large enough for the device to show what it can, small enough to take no time.
 _SIDES = {"CPU": 1024, "GPU": 4096, "TPU": 4096}
@@ -39,15 +39,21 @@ def work_of(strategy: tf.distribute.Strategy, student: Gemma, teacher: Gemma | N
 
 
 def _peak(strategy: tf.distribute.Strategy, dtype: str) -> float:
-    # Such as v5litepod-8, v5p-8, v6e-4.
-    kind = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0].replace("v5litepod", "v5e")
-    if compiles_itself(strategy) and kind in CHIPS:
-        return CHIPS[kind].flops_per_second
+    chip = chip_under(strategy)
+    if chip is not None:
+        return chip.flops_per_second
     device = "GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0"
     device = "TPU:0" if compiles_itself(strategy) else device
     # One CPU that was cut into pieces has its cores once.
     pieces = len(strategy.extended.worker_devices) if device == "CPU:0" and strategy.num_replicas_in_sync > 1 else 1
     return measured_flops_per_second(device, dtype) / pieces
+
+
+def chip_under(strategy: tf.distribute.Strategy) -> Chip | None:
+    """The kind of TPU chip that trains, as its host's environment names it; none on other devices, and where it is not named."""
+    # Such as v5litepod-8, v5p-8, v6e-4.
+    kind = os.environ.get("TPU_ACCELERATOR_TYPE", "").split("-")[0].replace("v5litepod", "v5e")
+    return CHIPS.get(kind) if compiles_itself(strategy) else None
 
 
 @functools.cache
