@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from gemma_tf_distill.config.checking import check
+from gemma_tf_distill.config.watching import DivergenceConfig, EarlyStoppingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class TrainingConfig:
       checkpoint_every: steps between checkpoints.
       log_every: steps between scalars on TensorBoard and progress lines.
       monitor: also measure gradients and updates by group of variables, model FLOPs utilisation, and what host and accelerators do.
+      early_stopping: keep the student that is best on the held-out split, and end when none gets better; none: the last one is kept.
+      divergence: what is done about a loss that is no number, or jumps.
     """
 
     epochs: float = 1.0
@@ -49,6 +52,8 @@ class TrainingConfig:
     checkpoint_every: int = 50
     log_every: int = 5
     monitor: bool = True
+    early_stopping: EarlyStoppingConfig | None = None
+    divergence: DivergenceConfig = dataclasses.field(default_factory=DivergenceConfig)
 
     def __post_init__(self) -> None:
         check(self.epochs > 0, "training.epochs", "above 0", self.epochs)

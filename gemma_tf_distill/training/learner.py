@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -79,15 +80,19 @@ class Learner:
         metrics |= {"window_tokens": tf.cast(tf.size(tokens), tf.float32), "wrong_targets": tf.constant(0.0)}
         return Executed(1, metrics, metrics)
 
-    def checkpoints(self, strategy: tf.distribute.Strategy, folder: str) -> Checkpoints:
-        """Of all that changes with training."""
+    def checkpoints(self, strategy: tf.distribute.Strategy, folder: str, **more: Any) -> Checkpoints:
+        """Of all that changes with training, and `more`."""
+        return self.weights_alone(strategy, folder, optimizer=self.optimizer, **more)
+
+    def weights_alone(self, strategy: tf.distribute.Strategy, folder: str, **more: Any) -> Checkpoints:
+        """Of what a student is at the end of training, and `more`."""
         return Checkpoints(
             strategy,
             folder,
             backbone=self.student.backbone,
-            optimizer=self.optimizer,
             projectors=self.pairs.trainable_variables,
             quantization=[] if self.quantized is None else self.quantized.variables,
+            **more,
         )
 
 
@@ -106,8 +111,9 @@ def make_learner(
     attention: EfficientAttention | None,
     xla: XLAOptimizer | None,
     strategy: tf.distribute.Strategy,
+    rate_factor: tf.Variable | None = None,
 ) -> Learner:
-    """Makes it for a student at its initial weights; arguments and errors as of `fit`."""
+    """Makes it for a student at its initial weights; arguments and errors as of `fit`, and `rate_factor` as of `make_optimizer`."""
     quantized = None if quantization is None else ModelQuantization(student, quantization)
     pairs, own_words = LayerPairs(), None
     if run.learn_from_teacher and teacher is not None:
@@ -149,7 +155,7 @@ def make_learner(
 
     trainer = make_trainer(distillation)
     with strategy.scope():
-        optimizer = make_optimizer(training, total_steps, trainer.trainable_variables(teaching.teacher, student))
+        optimizer = make_optimizer(training, total_steps, trainer.trainable_variables(teaching.teacher, student), rate_factor=rate_factor)
 
     def step(batch: Batch) -> Metrics:
         return trainer.train_step(batch, teaching.teacher, student, optimizer)

@@ -64,6 +64,12 @@ class LogLines:
             tokens = round(told["data/tokens_seen"])
             progress(self._run.name, tokens, tokens * self._total_steps // step, loss=told["distill/loss"])
 
+    def write_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes scalars that are measured apart from log lines, where there are any."""
+        with self._writer.as_default(step):
+            for name, value in figures.items():
+                tf.summary.scalar(name, value)
+
     def _write_hardware(self, found: HardwareReading) -> None:
         for name, value in found.scalars.items():
             tf.summary.scalar(name, value)

@@ -4,12 +4,14 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
 from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.data.batch_processor import prefetch_to_device
+from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.monitoring.devices import Devices
@@ -17,8 +19,11 @@ from gemma_tf_distill.monitoring.distillation_metrics import DistillationMetrics
 from gemma_tf_distill.monitoring.hardware import HardwareMonitor
 from gemma_tf_distill.monitoring.input_wait import InputWait
 from gemma_tf_distill.training.divergence import DivergenceGuard
-from gemma_tf_distill.training.learner import make_learner
+from gemma_tf_distill.training.early_stopping import EarlyStopping, NoEarlyStopping
+from gemma_tf_distill.training.heldout import HeldoutMetrics
+from gemma_tf_distill.training.learner import Learner, make_learner
 from gemma_tf_distill.training.log_lines import LogLines
+from gemma_tf_distill.training.roll_back import RollBack
 from gemma_tf_distill.training.run import Run
 from gemma_tf_distill.training.strategies import is_chief
 from gemma_tf_distill.training.utilization import chip_under, work_of
@@ -46,6 +51,7 @@ def fit(
     xla: XLAOptimizer | None = None,
     strategy: tf.distribute.Strategy | None = None,
     steps_per_execution: int = 1,
+    evaluate: Callable[[], HeldoutMetrics] | None = None,
 ) -> None:
     """Trains `student` in place, from the run's last checkpoint where there is one.
 
@@ -65,16 +71,20 @@ def fit(
       xla: what compiles a step; none: whole steps, without flags.
       strategy: whose replicas share each batch, and under whose scope student and teacher were made; none: one device.
       steps_per_execution: steps that one call takes, a divisor of the steps between checkpoints and between log lines.
+      evaluate: the student, as it is, on the held-out split, where `training.early_stopping` asks for it.
 
     Raises:
-      ConfigError: if a layer mapping, the prompt length, the quantization, the batch or the teacher's device does not fit, or processes
-        would resume apart.
-      DivergenceError: if the loss is not finite, or stored targets are not numbers or of words that the student does not have; nothing
-        that learned from them is saved.
+      ConfigError: if a layer mapping, the prompt length, the quantization, the batch or the teacher's device does not fit, processes
+        would resume apart, or early stopping has nothing to look at.
+      DivergenceError: if the loss is not finite or jumps, as often as `training.divergence` says, or stored targets are not numbers or of
+        words that the student does not have; nothing that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
     """
     strategy = tf.distribute.get_strategy() if strategy is None else strategy
     check_share(training, strategy.num_replicas_in_sync)
+    if training.early_stopping is not None and evaluate is None:
+        raise ConfigError("training.early_stopping is set, and fit has nothing to look at: give it an evaluate, or set it to null")
+    roll_back = RollBack(training.divergence, run.name)
     learner = make_learner(
         student,
         run,
@@ -89,24 +99,25 @@ def fit(
         attention=attention,
         xla=xla,
         strategy=strategy,
+        rate_factor=roll_back.rate_factor,
     )
-    checkpoints = learner.checkpoints(strategy, run.checkpoints)
+    stopping = NoEarlyStopping()
+    if training.early_stopping is not None and evaluate is not None:
+        stopping = EarlyStopping(training.early_stopping, evaluate, learner, run, strategy)
+    checkpoints = learner.checkpoints(strategy, run.checkpoints, early_stopping=stopping.variables, roll_back=roll_back.variables)
     checkpoints.restore()
-    begun = step = learner.steps_taken
-    checkpoints.agree(begun)
+    step = learner.steps_taken
+    checkpoints.agree(step)
+    if roll_back.variables and step == 0:
+        checkpoints.save(step)
     guard = DivergenceGuard(
         run.name,
         total_steps,
         student.backbone.vocabulary_size,
         section="training" if quantization is None else "quantization",
         learning_rate=training.learning_rate,
+        spike=training.divergence.spike,
     )
-    if strategy.num_replicas_in_sync == 1:
-        data = prefetch_to_device(batches(begun).take(total_steps - begun))
-    else:
-        data = strategy.distribute_datasets_from_function(lambda context: batches(begun, context))
-    # Several steps in one call ask for their batches themselves.
-    waiting = InputWait(data) if steps_per_execution == 1 else None
     hardware = None
     if training.monitor:
         chip = chip_under(strategy)
@@ -115,24 +126,62 @@ def fit(
     in_step = None if training.teacher_device is not None or not run.learn_from_teacher else teacher
     work = functools.partial(work_of, strategy, student, in_step, training.batch_size) if training.monitor else None
     metrics = DistillationMetrics(work=work)
-    wrong_targets = 0.0
-    with contextlib.closing(checkpoints), lines, learner.teaching:
-        iterator = learner.teaching.over(data if waiting is None else waiting, lambda index: learner.writes_itself(begun + index))
-        while step < total_steps:
-            done = learner.take(iterator, step, min(steps_per_execution, total_steps - step))
+
+    with contextlib.closing(checkpoints), contextlib.closing(stopping), lines, learner.teaching:
+        opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
+        while step < total_steps and not stopping.ends:
+            done = learner.take(opened.iterator, step, min(steps_per_execution, total_steps - step))
             step += done.steps
             metrics.update_metrics(done.last, done.summed, done.steps)
-            wrong_targets += done.summed["wrong_targets"]
-            logs = step == begun + done.steps or step % training.log_every == 0 or step == total_steps
+            opened.wrong_targets += done.summed["wrong_targets"]
+            logs = step == opened.begun + done.steps or step % training.log_every == 0 or step == total_steps
             saves = step % training.checkpoint_every == 0 and step < total_steps
             if logs or saves:
-                diverged = guard.diverged(step, metrics.last(), float(wrong_targets))
+                guard.check_targets(step, float(opened.wrong_targets))
+                diverged = guard.diverged(step, metrics.last())
                 # What went wrong is shown before it ends the run.
                 if logs or diverged:
-                    lines.write(step, metrics.read(step, float(learner.optimizer.learning_rate)), waiting)
+                    lines.write(step, metrics.read(step, float(learner.optimizer.learning_rate)), opened.waiting)
                 if diverged:
-                    raise diverged
+                    roll_back.answer(diverged, checkpoints)
+                    step = learner.steps_taken
+                    opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
+                    guard.forget()
+                    metrics.forget()
+                    continue
+            lines.write_figures(step, stopping.look(step, total_steps))
             if saves:
                 checkpoints.save(step)
+        stopping.keep_best(step, total_steps)
     if learner.quantized is not None:
         learner.quantized.settle()
+
+
+class _Batches:
+    """The batches that follow a step, and what is found out about them on the way.
+
+    Attributes:
+      begun: the step.
+      waiting: between them and the loop; none where one call takes several steps, which asks for its batches itself.
+      iterator: of what a step takes.
+      wrong_targets: how many had targets that are none, float32 scalar.
+    """
+
+    def __init__(
+        self,
+        batches: Callable[..., tf.data.Dataset],
+        learner: Learner,
+        strategy: tf.distribute.Strategy,
+        begun: int,
+        total_steps: int,
+        *,
+        measured: bool,
+    ):
+        if strategy.num_replicas_in_sync == 1:
+            data = prefetch_to_device(batches(begun).take(total_steps - begun))
+        else:
+            data = strategy.distribute_datasets_from_function(lambda context: batches(begun, context))
+        self.begun = begun
+        self.waiting: InputWait[Any] | None = InputWait(data) if measured else None
+        self.iterator = learner.teaching.over(data if self.waiting is None else self.waiting, lambda i: learner.writes_itself(begun + i))
+        self.wrong_targets = tf.constant(0.0)

@@ -87,6 +87,11 @@ def fit_quantized(
         if quantization.targets == "student":
             distillation = DistillationConfig(alpha=1.0, targets="dense")
             teacher, kept_layers = _copy(student), None
+
+        def look() -> HeldoutMetrics:
+            as_it_runs.track(frozen=False)
+            return evaluate(heldout)
+
         fit(
             student,
             run,
@@ -101,6 +106,7 @@ def fit_quantized(
             attention=attention,
             xla=xla,
             steps_per_execution=steps_per_execution,
+            evaluate=look,
         )
     else:
         as_it_runs.settle()

@@ -93,7 +93,14 @@ def test_scalars_from_the_first_step_and_progress(scored_windows, make_student, 
     expected |= {
         f"train/{norm}_norm/{group}" for norm in ("gradient", "update") for group in ("embedding", "attention", "feed_forward", "norms")
     }
-    expected |= {"distill/loss_mean", "distill/loss_slope_error", "data/tokens_seen", "train/step_seconds", "hardware/mfu", "hardware/host/own_cpu"}
+    expected |= {
+        "distill/loss_mean",
+        "distill/loss_slope_error",
+        "data/tokens_seen",
+        "train/step_seconds",
+        "hardware/mfu",
+        "hardware/host/own_cpu",
+    }
     assert expected <= set(events.Tags()["tensors"])
     waited = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("data/wait_fraction")}
     assert list(waited) == [4, 6, 8] and all(0.05 < fraction < 1 for fraction in waited.values())
