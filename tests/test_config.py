@@ -86,6 +86,11 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"training": {"divergence": {"action": "retry"}}}, "training.divergence.action must be stop or roll_back, not 'retry'"),
         ({"training": {"divergence": {"spike": 0.5}}}, "training.divergence.spike must be above 1 or null, not 0.5"),
         (
+            {"training": {"profile_steps": [9, 6]}},
+            "training.profile_steps must be the first and the last step to profile, such as [10, 14]",
+        ),
+        ({"training": {"profile_steps": [9]}}, "training.profile_steps must be the first and the last step to profile, such as [10, 14]"),
+        (
             {
                 "training": {"early_stopping": {"every": 15}, "log_every": 10, "checkpoint_every": 10},
                 "strategy": {"steps_per_execution": 10},

@@ -18,6 +18,7 @@ from gemma_tf_distill.monitoring.devices import Devices
 from gemma_tf_distill.monitoring.distillation_metrics import DistillationMetrics
 from gemma_tf_distill.monitoring.hardware import HardwareMonitor
 from gemma_tf_distill.monitoring.input_wait import InputWait
+from gemma_tf_distill.monitoring.profile_window import ProfileWindow
 from gemma_tf_distill.training.divergence import DivergenceGuard
 from gemma_tf_distill.training.early_stopping import EarlyStopping, NoEarlyStopping
 from gemma_tf_distill.training.heldout import HeldoutMetrics
@@ -75,7 +76,7 @@ def fit(
 
     Raises:
       ConfigError: if a layer mapping, the prompt length, the quantization, the batch or the teacher's device does not fit, processes
-        would resume apart, or early stopping has nothing to look at.
+        would resume apart, early stopping has nothing to look at, or the profile's window ends after the last step.
       DivergenceError: if the loss is not finite or jumps, as often as `training.divergence` says, or stored targets are not numbers or of
         words that the student does not have; nothing that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
@@ -84,7 +85,8 @@ def fit(
     check_share(training, strategy.num_replicas_in_sync)
     if training.early_stopping is not None and evaluate is None:
         raise ConfigError("training.early_stopping is set, and fit has nothing to look at: give it an evaluate, or set it to null")
-    roll_back = RollBack(training.divergence, run.name)
+    profile = ProfileWindow(training.profile_steps if is_chief(strategy) else None, run.tensorboard, total_steps)
+    roll_back = RollBack(training.divergence, run.name, strategy)
     learner = make_learner(
         student,
         run,
@@ -127,11 +129,13 @@ def fit(
     work = functools.partial(work_of, strategy, student, in_step, training.batch_size) if training.monitor else None
     metrics = DistillationMetrics(work=work)
 
-    with contextlib.closing(checkpoints), contextlib.closing(stopping), lines, learner.teaching:
+    with contextlib.closing(checkpoints), contextlib.closing(stopping), contextlib.closing(profile), lines, learner.teaching:
         opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
         while step < total_steps and not stopping.ends:
-            done = learner.take(opened.iterator, step, min(steps_per_execution, total_steps - step))
+            with profile.step(step + 1):
+                done = learner.take(opened.iterator, step, min(steps_per_execution, total_steps - step))
             step += done.steps
+            profile.after(step, done.last["loss"])
             metrics.update_metrics(done.last, done.summed, done.steps)
             opened.wrong_targets += done.summed["wrong_targets"]
             logs = step == opened.begun + done.steps or step % training.log_every == 0 or step == total_steps

@@ -16,15 +16,19 @@ class RollBack:
       variables: to be saved with the run.
     """
 
-    def __init__(self, config: DivergenceConfig, name: str):
+    def __init__(self, config: DivergenceConfig, name: str, strategy: tf.distribute.Strategy):
         """Args:
         config: its section.
         name: of the run.
+        strategy: whose replicas read the factor.
         """
         self._config = config
         self._name = name
         self._times = 0
-        self.rate_factor = tf.Variable(1.0, trainable=False, name="rate_factor") if config.action == "roll_back" else None
+        self.rate_factor = None
+        if config.action == "roll_back":
+            with strategy.scope():
+                self.rate_factor = tf.Variable(1.0, trainable=False, name="rate_factor")
         self.variables = [] if self.rate_factor is None else [self.rate_factor]
 
     def answer(self, error: DivergenceError, checkpoints: Checkpoints) -> None:
@@ -36,7 +40,7 @@ class RollBack:
         if self.rate_factor is None or self._times >= self._config.retries:
             raise error
         self._times += 1
-        factor = float(self.rate_factor) * self._config.rate_factor
+        factor = float(self.rate_factor.numpy()) * self._config.rate_factor
         checkpoints.restore()
         self.rate_factor.assign(factor)
         warn(f"{self._name}: {error}; going back to the last checkpoint, with {factor:g} times the learning rate")

@@ -8,17 +8,18 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gemma_tf_distill.config import DistillationConfig, DivergenceConfig, TrainingConfig
+from gemma_tf_distill.config import DistillationConfig, DivergenceConfig, TrainingConfig, XlaConfig
 from gemma_tf_distill.data.batches import training_batches
 from gemma_tf_distill.monitoring import progress
 from gemma_tf_distill.training.divergence import DivergenceError, DivergenceGuard
 from gemma_tf_distill.training.loop import Run, fit
+from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 ROLL_BACK = DivergenceConfig(action="roll_back", retries=2, rate_factor=0.25)
 TRAINING = TrainingConfig(batch_size=4, learning_rate=4e-3, warmup_fraction=0.0, checkpoint_every=2, log_every=1, divergence=ROLL_BACK)
 
 
-def train(student, scored, folder, bad_openings):
+def train(student, scored, folder, bad_openings, xla=None):
     """Of the fourth batch the mask is no number, whenever batches are opened for one of the first `bad_openings` times."""
     opened = []
 
@@ -40,6 +41,7 @@ def train(student, scored, folder, bad_openings):
         training=TRAINING,
         distillation=DistillationConfig(top_k=scored.top_k),
         total_steps=6,
+        xla=xla,
     )
     return opened
 
@@ -61,7 +63,7 @@ def test_going_back_lowers_the_learning_rate_and_ends_well(scored_windows, make_
 
 def test_what_goes_wrong_every_time_ends_the_run(scored_windows, make_student, tmp_path):
     with pytest.raises(DivergenceError, match=r"the loss of the student is nan at step 4 of 6: lower training\.learning_rate"):
-        train(make_student(), scored_windows, tmp_path, bad_openings=9)
+        train(make_student(), scored_windows, tmp_path, bad_openings=9, xla=XLAOptimizer(XlaConfig(jit_scope="none")))
 
 
 def test_a_jump_is_told_by_the_mean_of_the_looks_before():
