@@ -27,6 +27,8 @@ _PUBLIC = {
     "quantized_weights": "gemma_tf_distill.quantization.apply",
     "fit_quantized": "gemma_tf_distill.training.quantized",
     "TPUBatchProcessor": "gemma_tf_distill.data.batch_processor",
+    "DistillationMetrics": "gemma_tf_distill.monitoring.distillation_metrics",
+    "HardwareMonitor": "gemma_tf_distill.monitoring.hardware",
     "InputWait": "gemma_tf_distill.monitoring.input_wait",
     "EfficientAttention": "gemma_tf_distill.gemma.efficient_attention",
     "Gemma": "gemma_tf_distill.gemma.model",

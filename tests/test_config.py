@@ -81,6 +81,22 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"training": 3}, "training must be a section of keys, not 3"),
         ({"training": {"control": "yes"}}, "training.control must be true or false, not 'yes'"),
         ({"training": {"learning_rate": "fast"}}, "training.learning_rate must be a number, not 'fast'"),
+        ({"training": {"early_stopping": {"metric": "loss"}}}, "training.early_stopping.metric must be kl or nll, not 'loss'"),
+        ({"training": {"early_stopping": {"patience": 0}}}, "training.early_stopping.patience must be at least 1, not 0"),
+        ({"training": {"divergence": {"action": "retry"}}}, "training.divergence.action must be stop or roll_back, not 'retry'"),
+        ({"training": {"divergence": {"spike": 0.5}}}, "training.divergence.spike must be above 1 or null, not 0.5"),
+        (
+            {"training": {"profile_steps": [9, 6]}},
+            "training.profile_steps must be the first and the last step to profile, such as [10, 14]",
+        ),
+        ({"training": {"profile_steps": [9]}}, "training.profile_steps must be the first and the last step to profile, such as [10, 14]"),
+        (
+            {
+                "training": {"early_stopping": {"every": 15}, "log_every": 10, "checkpoint_every": 10},
+                "strategy": {"steps_per_execution": 10},
+            },
+            "training.early_stopping.every must be a multiple of strategy.steps_per_execution (10), not 15",
+        ),
         ({"student": {"layers": [0, "one"]}}, "student.layers[1] must be a whole number, not 'one'"),
         ({"student": {"layers": 3}}, "student.layers must be a list of whole numbers or null, not 3"),
         ({"corpus": {"source": 3}}, "corpus.source must be text or a list of texts, not 3"),

@@ -109,6 +109,7 @@ def distil(
             xla=xla,
             strategy=strategy,
             steps_per_execution=strategy_config.steps_per_execution,
+            evaluate=lambda: evaluate(inputs.heldout),
         )
         if chief:
             with_precision(model, "float32").save(os.path.join(student_uri, name))

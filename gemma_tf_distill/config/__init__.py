@@ -24,6 +24,7 @@ from gemma_tf_distill.config.sections import (
 )
 from gemma_tf_distill.config.strategy import StrategyConfig
 from gemma_tf_distill.config.training import TrainingConfig
+from gemma_tf_distill.config.watching import DivergenceConfig, EarlyStoppingConfig
 from gemma_tf_distill.config.xla import XlaConfig
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "CorpusConfig",
     "DataValidationConfig",
     "DistillationConfig",
+    "DivergenceConfig",
+    "EarlyStoppingConfig",
     "ExportConfig",
     "GatesConfig",
     "HiddenStatesConfig",

@@ -45,6 +45,9 @@ def check_strategy(
     for name in ("log_every", "checkpoint_every"):
         value = getattr(training, name)
         check(value % steps == 0, f"training.{name}", f"a multiple of strategy.steps_per_execution ({steps})", value)
+    if training.early_stopping is not None:
+        every = training.early_stopping.every
+        check(every % steps == 0, "training.early_stopping.every", f"a multiple of strategy.steps_per_execution ({steps})", every)
     if strategy.devices is not None:
         check_share(training, strategy.devices)
     if distillation.on_policy.fraction:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from gemma_tf_distill.config.checking import check
+from gemma_tf_distill.config.watching import DivergenceConfig, EarlyStoppingConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,10 @@ class TrainingConfig:
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
       log_every: steps between scalars on TensorBoard and progress lines.
+      monitor: also measure gradients and updates by group of variables, model FLOPs utilisation, and what host and accelerators do.
+      early_stopping: keep the student that is best on the held-out split, and end when none gets better; none: the last one is kept.
+      divergence: what is done about a loss that is no number, or jumps.
+      profile_steps: the first and the last step of a profile for TensorBoard, counted from 1, of training in float; none: no profile.
     """
 
     epochs: float = 1.0
@@ -47,6 +52,10 @@ class TrainingConfig:
     control: bool = True
     checkpoint_every: int = 50
     log_every: int = 5
+    monitor: bool = True
+    early_stopping: EarlyStoppingConfig | None = None
+    divergence: DivergenceConfig = dataclasses.field(default_factory=DivergenceConfig)
+    profile_steps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check(self.epochs > 0, "training.epochs", "above 0", self.epochs)
@@ -75,5 +84,12 @@ class TrainingConfig:
             "training.teacher_device",
             "a device such as GPU:1, CPU:0 or TPU:1, or null",
             self.teacher_device,
+        )
+        window = self.profile_steps
+        check(
+            window is None or (len(window) == 2 and 1 <= window[0] <= window[1]),
+            "training.profile_steps",
+            "the first and the last step to profile, such as [10, 14], or null",
+            None if window is None else list(window),
         )
         check(self.optimizer_dtype in ("float32", "bfloat16"), "training.optimizer_dtype", "float32 or bfloat16", self.optimizer_dtype)

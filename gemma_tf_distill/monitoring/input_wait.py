@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Batch = TypeVar("Batch")
 
 # Above it a person is told.
-_MUCH = 0.05
+MUCH_WAITING = 0.05
 
 
 class InputWait(Generic[Batch]):
@@ -57,7 +57,7 @@ class InputWait(Generic[Batch]):
     def advice(self) -> str | None:
         """What a person should know where the loop waits for more than 5 % of its time, once; none otherwise."""
         fraction = self.fraction
-        if self._told or fraction is None or len(self._steps) < (self._steps.maxlen or 0) or fraction <= _MUCH:
+        if self._told or fraction is None or len(self._steps) < (self._steps.maxlen or 0) or fraction <= MUCH_WAITING:
             return None
         self._told = True
         return (

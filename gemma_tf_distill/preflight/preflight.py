@@ -10,6 +10,7 @@ from gemma_tf_distill.config import Config
 from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.abstract import abstract_gemma
+from gemma_tf_distill.gemma.flops import training_flops
 from gemma_tf_distill.gemma.student import student_architecture
 from gemma_tf_distill.gemma.teacher import describe_source
 from gemma_tf_distill.preflight.fitting import fitting, largest_batch
@@ -220,18 +221,11 @@ def _buffers_elsewhere(hlo: HloProgram, updated: int) -> list[Buffer]:
 
 
 def _model_flops(config: Config, teacher: Mapping[str, Any], words: int, devices: int) -> float:
-    """Operations that a step needs: 6 a weight and token, and 12 times layers, width of attention and length (Chowdhery et al. 2022,
-    appendix B); a live teacher only has a forward pass, a third of it."""
-    tokens = config.training.batch_size // devices * (config.corpus.window - 1)
-
-    def needed(sizes: Mapping[str, Any]) -> float:
-        width, heads = sizes["hidden_dim"], sizes["num_query_heads"] * sizes["head_dim"]
-        block = width * (2 * heads + 2 * sizes["num_key_value_heads"] * sizes["head_dim"] + 3 * sizes["intermediate_dim"])
-        weights = sizes["num_layers"] * block + sizes["vocabulary_size"] * width
-        return 6.0 * weights + 12.0 * sizes["num_layers"] * heads * (config.corpus.window - 1)
-
-    live = needed({**teacher, "vocabulary_size": words}) / 3 if config.distillation.needs_live_teacher else 0
-    return tokens * (needed(_student_sizes(config, teacher, words)) + live)
+    """Operations that a step needs; a live teacher only has a forward pass, a third of that."""
+    predictions = config.corpus.window - 1
+    tokens = config.training.batch_size // devices * predictions
+    live = training_flops({**teacher, "vocabulary_size": words}, predictions) / 3 if config.distillation.needs_live_teacher else 0
+    return tokens * (training_flops(_student_sizes(config, teacher, words), predictions) + live)
 
 
 def _settings(config: Config, words: int, devices: int) -> dict[str, Any]:

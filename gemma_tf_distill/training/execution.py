@@ -1,13 +1,27 @@
 """Optimizer steps on all replicas of a strategy, several of them in one call."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from gemma_tf_distill.training.accumulation import replicas_in_sync, summed_over_replicas
 from gemma_tf_distill.training.batch_loss import Batch, Metrics
 from gemma_tf_distill.training.strategies import first_replica
+
+
+class Executed(NamedTuple):
+    """What some steps gave, on the device.
+
+    Attributes:
+      steps: that were taken.
+      last: float32 scalars of the last one.
+      summed: the same scalars, added up over all of them.
+    """
+
+    steps: int
+    last: Metrics
+    summed: Metrics
 
 
 class Execution:
@@ -29,18 +43,19 @@ class Execution:
         self._one = tf.function(self._run, autograph=False)
         self._several = tf.function(self._loop, autograph=False, reduce_retracing=True)
 
-    def __call__(self, iterator: Iterator[Batch], steps: int) -> Metrics:
+    def __call__(self, iterator: Iterator[Batch], steps: int) -> Executed:
         """Takes so many steps.
 
         Returns:
-          The last step's scalars, and besides `window_tokens` (in a batch of all replicas), and `wrong_targets`, how many of the replicas'
+          The step's scalars, and besides `window_tokens` (in a batch of all replicas), and `wrong_targets`, how many of the replicas'
           batches held targets that are not numbers or of words that there are not.
         """
         if steps == 1:
             batch = next(iterator)
             with tf.profiler.experimental.Trace("student_step"):
-                return self._one(batch)
-        return self._several(iterator, tf.constant(steps))
+                metrics = self._one(batch)
+            return Executed(1, metrics, metrics)
+        return Executed(steps, *self._several(iterator, tf.constant(steps)))
 
     def _run(self, batch: Batch) -> Metrics:
         return first_replica(self._strategy, self._strategy.run(self._replica, args=(batch,)))
@@ -54,17 +69,17 @@ class Execution:
             "wrong_targets": summed_over_replicas(wrong) if replicas > 1 else wrong,
         }
 
-    def _loop(self, iterator: Any, steps: tf.Tensor) -> Metrics:
+    def _loop(self, iterator: Any, steps: tf.Tensor) -> tuple[Metrics, Metrics]:
         # The scalars' names are known only after a look at the step; an abstract trace gives them without computing anything.
         names = tf.function(self._run, autograph=False).get_concrete_function(iterator.element_spec).structured_outputs
 
-        def more(index: tf.Tensor, last: Metrics, wrong: tf.Tensor) -> tuple[tf.Tensor, Metrics, tf.Tensor]:
+        def more(index: tf.Tensor, last: Metrics, summed: Metrics) -> tuple[tf.Tensor, Metrics, Metrics]:
             metrics = self._run(next(iterator))
-            return index + 1, metrics, wrong + metrics["wrong_targets"]
+            return index + 1, metrics, {name: summed[name] + metrics[name] for name in names}
 
-        begin = tf.constant(0), {name: tf.constant(0.0) for name in names}, tf.constant(0.0)
-        _, metrics, wrong = tf.while_loop(lambda index, *_: index < steps, more, begin)
-        return {**metrics, "wrong_targets": wrong}
+        zeros = {name: tf.constant(0.0) for name in names}
+        _, last, summed = tf.while_loop(lambda index, *_: index < steps, more, (tf.constant(0), zeros, zeros))
+        return last, summed
 
 
 def _targets_fit(batch: Batch, words: int) -> tf.Tensor:

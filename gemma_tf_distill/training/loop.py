@@ -1,56 +1,34 @@
-"""The loop around the step: checkpoints that resume to the same bits, TensorBoard scalars, progress."""
+"""The loop around the step: checkpoints that resume to the same bits, and a look at the run now and then."""
 
 import contextlib
-import dataclasses
+import functools
 import math
-import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
 from gemma_tf_distill.config.strategy import check_share
 from gemma_tf_distill.data.batch_processor import prefetch_to_device
-from gemma_tf_distill.data.examples import model_inputs
-from gemma_tf_distill.errors import ConfigError, UserError
+from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.devices import Devices
+from gemma_tf_distill.monitoring.distillation_metrics import DistillationMetrics
+from gemma_tf_distill.monitoring.hardware import HardwareMonitor
 from gemma_tf_distill.monitoring.input_wait import InputWait
-from gemma_tf_distill.monitoring.progress import progress, warn
-from gemma_tf_distill.quantization.apply import ModelQuantization
-from gemma_tf_distill.training.checkpoints import Checkpoints
-from gemma_tf_distill.training.execution import Execution
-from gemma_tf_distill.training.layer_pairs import LayerPairs
-from gemma_tf_distill.training.on_policy import OnPolicySampler
-from gemma_tf_distill.training.optimizers import make_optimizer
+from gemma_tf_distill.monitoring.profile_window import ProfileWindow
+from gemma_tf_distill.training.divergence import DivergenceGuard
+from gemma_tf_distill.training.early_stopping import EarlyStopping, NoEarlyStopping
+from gemma_tf_distill.training.heldout import HeldoutMetrics
+from gemma_tf_distill.training.learner import Learner, make_learner
+from gemma_tf_distill.training.log_lines import LogLines
+from gemma_tf_distill.training.roll_back import RollBack
+from gemma_tf_distill.training.run import Run
 from gemma_tf_distill.training.strategies import is_chief
-from gemma_tf_distill.training.teacher_ahead import TeacherAhead, TeacherInStep
-from gemma_tf_distill.training.trainer import DistillationTrainer
+from gemma_tf_distill.training.utilization import chip_under, work_of
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
-
-# Of which `adaptive` mappings compare attention patterns, all layers' at once.
-_CALIBRATION_WINDOWS = 4
-
-
-class DivergenceError(UserError):
-    """The loss is no longer a number."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """One training run.
-
-    Attributes:
-      name: `student` or `control`, as progress lines show it.
-      learn_from_teacher: off for the control.
-      checkpoints: the folder that holds this run's checkpoints until it is done.
-      tensorboard: the folder of its event files.
-    """
-
-    name: str
-    learn_from_teacher: bool
-    checkpoints: str
-    tensorboard: str
 
 
 def steps_for(config: TrainingConfig, windows: int) -> int:
@@ -74,6 +52,7 @@ def fit(
     xla: XLAOptimizer | None = None,
     strategy: tf.distribute.Strategy | None = None,
     steps_per_execution: int = 1,
+    evaluate: Callable[[], HeldoutMetrics] | None = None,
 ) -> None:
     """Trains `student` in place, from the run's last checkpoint where there is one.
 
@@ -93,130 +72,120 @@ def fit(
       xla: what compiles a step; none: whole steps, without flags.
       strategy: whose replicas share each batch, and under whose scope student and teacher were made; none: one device.
       steps_per_execution: steps that one call takes, a divisor of the steps between checkpoints and between log lines.
+      evaluate: the student, as it is, on the held-out split, where `training.early_stopping` asks for it.
 
     Raises:
-      ConfigError: if a layer mapping, the prompt length, the quantization, the batch or the teacher's device does not fit, or processes
-        would resume apart.
-      DivergenceError: if the loss is not finite, or stored targets are not numbers or of words that the student does not have; nothing
-        that learned from them is saved.
+      ConfigError: if a layer mapping, the prompt length, the quantization, the batch or the teacher's device does not fit, processes
+        would resume apart, early stopping has nothing to look at, or the profile's window ends after the last step.
+      DivergenceError: if the loss is not finite or jumps, as often as `training.divergence` says, or stored targets are not numbers or of
+        words that the student does not have; nothing that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
     """
     strategy = tf.distribute.get_strategy() if strategy is None else strategy
     check_share(training, strategy.num_replicas_in_sync)
-    quantized = None if quantization is None else ModelQuantization(student, quantization)
-    pairs, own_words = LayerPairs(), None
-    if run.learn_from_teacher and teacher is not None:
-        tokens = next(iter(batches(0).take(1)))["tokens"]
-        calibration = model_inputs(tokens[:_CALIBRATION_WINDOWS])
-        with strategy.scope():
-            pairs = LayerPairs.of(distillation, teacher, student, seed=seed, kept_layers=kept_layers, calibration=calibration)
-        if distillation.on_policy.fraction:
-            own_words = OnPolicySampler(student, distillation.on_policy, tokens.shape[1], seed, quantized)
-
-    teaching = TeacherInStep(teacher)
-    if run.learn_from_teacher and training.teacher_device is not None:
-        if teacher is None:
-            raise ConfigError(f"training.teacher_device is {training.teacher_device}, but there is no live teacher: set it to null")
-        teaching = TeacherAhead(
-            teacher,
-            training.teacher_device,
-            student,
-            distillation=distillation,
-            pairs=pairs,
-            parts=training.accumulation_steps,
-            attention=attention,
-            xla=xla,
-        )
-
-    def make_trainer(distillation: DistillationConfig) -> DistillationTrainer:
-        return DistillationTrainer(
-            training,
-            distillation,
-            learn_from_teacher=run.learn_from_teacher,
-            total_steps=total_steps,
-            pairs=pairs,
-            seed=seed,
-            quantization=quantized,
-            attention=attention,
-            xla=xla,
-        )
-
-    trainer = make_trainer(distillation)
-    # What the student wrote is no text to learn by heart: only the teacher's opinion of it counts.
-    own_trainer = make_trainer(dataclasses.replace(distillation, alpha=1.0))
-
-    with strategy.scope():
-        optimizer = make_optimizer(training, total_steps, trainer.trainable_variables(teaching.teacher, student))
-    checkpoints = Checkpoints(
-        strategy,
-        run.checkpoints,
-        backbone=student.backbone,
-        optimizer=optimizer,
-        projectors=pairs.trainable_variables,
-        quantization=[] if quantized is None else quantized.variables,
+    if training.early_stopping is not None and evaluate is None:
+        raise ConfigError("training.early_stopping is set, and fit has nothing to look at: give it an evaluate, or set it to null")
+    profile = ProfileWindow(training.profile_steps if is_chief(strategy) else None, run.tensorboard, total_steps)
+    roll_back = RollBack(training.divergence, run.name, strategy)
+    learner = make_learner(
+        student,
+        run,
+        batches,
+        training=training,
+        distillation=distillation,
+        total_steps=total_steps,
+        teacher=teacher,
+        kept_layers=kept_layers,
+        seed=seed,
+        quantization=quantization,
+        attention=attention,
+        xla=xla,
+        strategy=strategy,
+        rate_factor=roll_back.rate_factor,
     )
+    stopping = NoEarlyStopping()
+    if training.early_stopping is not None and evaluate is not None:
+        stopping = EarlyStopping(training.early_stopping, evaluate, learner, run, strategy)
+    checkpoints = learner.checkpoints(strategy, run.checkpoints, early_stopping=stopping.variables, roll_back=roll_back.variables)
     checkpoints.restore()
-    begun = step = int(optimizer.iterations.numpy())
-    checkpoints.agree(begun)
+    step = learner.steps_taken
+    checkpoints.agree(step)
+    if roll_back.variables and step == 0:
+        checkpoints.save(step)
+    guard = DivergenceGuard(
+        run.name,
+        total_steps,
+        student.backbone.vocabulary_size,
+        section="training" if quantization is None else "quantization",
+        learning_rate=training.learning_rate,
+        spike=training.divergence.spike,
+    )
+    hardware = None
+    if training.monitor:
+        chip = chip_under(strategy)
+        hardware = HardwareMonitor(devices=Devices(None if chip is None else chip.hbm_bytes), several_steps=steps_per_execution > 1)
+    lines = LogLines(run, total_steps=total_steps, chief=is_chief(strategy), hardware=hardware)
+    in_step = None if training.teacher_device is not None or not run.learn_from_teacher else teacher
+    work = functools.partial(work_of, strategy, student, in_step, training.batch_size) if training.monitor else None
+    metrics = DistillationMetrics(work=work)
 
-    def is_own(index: int) -> bool:
-        return own_words is not None and own_words.chooses(begun + index)
-
-    words = student.backbone.vocabulary_size
-    execute = Execution(strategy, lambda batch: trainer.train_step(batch, teaching.teacher, student, optimizer), words)
-    if strategy.num_replicas_in_sync == 1:
-        data = prefetch_to_device(batches(begun).take(total_steps - begun))
-    else:
-        data = strategy.distribute_datasets_from_function(lambda context: batches(begun, context))
-    # Several steps in one call ask for their batches themselves.
-    waiting = InputWait(data) if steps_per_execution == 1 else None
-    wrong_targets = 0.0
-    clock = time.monotonic()
-    writer = tf.summary.create_file_writer(run.tensorboard) if is_chief(strategy) else tf.summary.create_noop_writer()
-    with contextlib.closing(checkpoints), writer.as_default(), teaching:
-        iterator = teaching.over(data if waiting is None else waiting, is_own)
-        while step < total_steps:
-            steps = min(steps_per_execution, total_steps - step)
-            if own_words is not None and own_words.chooses(step):
-                tokens = next(iterator)["tokens"]
-                metrics = own_trainer.train_step(teaching(own_words(tokens, step)), teaching.teacher, student, optimizer)
-                metrics["window_tokens"] = tf.size(tokens)
-            else:
-                metrics = execute(iterator, steps)
-                wrong_targets += metrics.pop("wrong_targets")
-            step += steps
-            logs = step == begun + steps or step % training.log_every == 0 or step == total_steps
+    with contextlib.closing(checkpoints), contextlib.closing(stopping), contextlib.closing(profile), lines, learner.teaching:
+        opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
+        while step < total_steps and not stopping.ends:
+            with profile.step(step + 1):
+                done = learner.take(opened.iterator, step, min(steps_per_execution, total_steps - step))
+            step += done.steps
+            profile.after(step, done.last["loss"])
+            metrics.update_metrics(done.last, done.summed, done.steps)
+            opened.wrong_targets += done.summed["wrong_targets"]
+            logs = step == opened.begun + done.steps or step % training.log_every == 0 or step == total_steps
             saves = step % training.checkpoint_every == 0 and step < total_steps
             if logs or saves:
-                values = {name: float(value) for name, value in metrics.items()}
-                if wrong_targets:
-                    raise DivergenceError(
-                        f"{run.name} met teacher's targets by step {step} of {total_steps} that are not all numbers, or of words beyond "
-                        f"its {words}: score the corpus again"
-                    )
-                if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-                    section = "training" if quantized is None else "quantization"
-                    raise DivergenceError(
-                        f"the loss of the {run.name} is {values['loss']} at step {step} of {total_steps}: lower {section}.learning_rate "
-                        f"(now {training.learning_rate:g}) or raise training.warmup_fraction"
-                    )
-            if logs:
-                window_tokens = int(values.pop("window_tokens"))
-                rate = (step - begun) * window_tokens / (time.monotonic() - clock)
-                for name, value in values.items():
-                    if name not in ("gradient_norm", "tokens"):
-                        tf.summary.scalar(f"distill/{name}", value, step)
-                tf.summary.scalar("train/gradient_norm", values["gradient_norm"], step)
-                tf.summary.scalar("train/learning_rate", float(optimizer.learning_rate), step)
-                tf.summary.scalar("data/tokens_per_second", rate, step)
-                if waiting is not None and waiting.fraction is not None:
-                    tf.summary.scalar("data/wait_fraction", waiting.fraction, step)
-                if waiting is not None and (advice := waiting.advice()):
-                    warn(f"{run.name}: {advice}")
-                writer.flush()
-                if is_chief(strategy):
-                    progress(run.name, step * window_tokens, total_steps * window_tokens, loss=values["loss"])
+                guard.check_targets(step, float(opened.wrong_targets))
+                diverged = guard.diverged(step, metrics.last())
+                # What went wrong is shown before it ends the run.
+                if logs or diverged:
+                    lines.write(step, metrics.read(step, float(learner.optimizer.learning_rate)), opened.waiting)
+                if diverged:
+                    roll_back.answer(diverged, checkpoints)
+                    step = learner.steps_taken
+                    opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
+                    guard.forget()
+                    metrics.forget()
+                    continue
+            lines.write_figures(step, stopping.look(step, total_steps))
             if saves:
                 checkpoints.save(step)
-    if quantized is not None:
-        quantized.settle()
+        stopping.keep_best(step, total_steps)
+    if learner.quantized is not None:
+        learner.quantized.settle()
+
+
+class _Batches:
+    """The batches that follow a step, and what is found out about them on the way.
+
+    Attributes:
+      begun: the step.
+      waiting: between them and the loop; none where one call takes several steps, which asks for its batches itself.
+      iterator: of what a step takes.
+      wrong_targets: how many had targets that are none, float32 scalar.
+    """
+
+    def __init__(
+        self,
+        batches: Callable[..., tf.data.Dataset],
+        learner: Learner,
+        strategy: tf.distribute.Strategy,
+        begun: int,
+        total_steps: int,
+        *,
+        measured: bool,
+    ):
+        if strategy.num_replicas_in_sync == 1:
+            data = prefetch_to_device(batches(begun).take(total_steps - begun))
+        else:
+            data = strategy.distribute_datasets_from_function(lambda context: batches(begun, context))
+        self.begun = begun
+        self.waiting: InputWait[Any] | None = InputWait(data) if measured else None
+        self.iterator = learner.teaching.over(data if self.waiting is None else self.waiting, lambda i: learner.writes_itself(begun + i))
+        self.wrong_targets = tf.constant(0.0)

@@ -45,8 +45,30 @@ class AdamWithSmallSlots(TakesSums):
         self.assign_sub(variable, size * first / (tf.sqrt(second) + self.epsilon))
 
 
+class Scaled(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule times a factor that may change while training goes on."""
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, factor: tf.Variable):
+        """Args:
+        schedule: of the learning rate.
+        factor: float32 scalar.
+        """
+        super().__init__()
+        self._schedule = schedule
+        self._factor = factor
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """The learning rate of a step, float32."""
+        return self._schedule(step) * self._factor
+
+
 def make_optimizer(
-    config: TrainingConfig, total_steps: int, variables: list[keras.Variable], *, stateless: bool = False
+    config: TrainingConfig,
+    total_steps: int,
+    variables: list[keras.Variable],
+    *,
+    stateless: bool = False,
+    rate_factor: tf.Variable | None = None,
 ) -> keras.optimizers.AdamW:
     """An optimizer, built for `variables`; weight decay is left off vectors (norm scales).
 
@@ -55,6 +77,7 @@ def make_optimizer(
       total_steps: at which the cosine decay ends.
       variables: the trainable variables.
       stateless: for a `keras.StatelessScope`, in which Keras' optimizers can't be used with TensorFlow.
+      rate_factor: by which the learning rate is multiplied; none: by nothing.
     """
     warmup = min(round(config.warmup_fraction * total_steps), total_steps - 1)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -64,6 +87,8 @@ def make_optimizer(
         warmup_target=config.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
+    if rate_factor is not None:
+        schedule = Scaled(schedule, rate_factor)
     kind = AdamWithSmallSlots if config.optimizer_dtype == "bfloat16" else TakesSums
     optimizer = (_stateless(kind) if stateless else kind)(schedule, weight_decay=config.weight_decay, beta_2=0.95)
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])

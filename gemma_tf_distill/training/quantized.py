@@ -57,8 +57,8 @@ def fit_quantized(
       batches: as of the training in float, of `quantization.batch_size` windows where it says so. With the student's own probabilities
         only the tokens are read.
       heldout: `evaluation_batches`.
-      training: clipping and so on are the same; epochs, batch size and learning rate are as `quantization` says, and no layer is left
-        out.
+      training: clipping and so on are the same; epochs, batch size and learning rate are as `quantization` says, no layer is left
+        out, and no profile is taken.
       distillation: of the training in float; what it says of the teacher holds where the targets are the teacher's.
       quantization: with a scheme; of no epochs: the student is only rounded.
       windows: how many there are to train on.
@@ -83,10 +83,16 @@ def fit_quantized(
             batch_size=quantization.windows_a_step(training.batch_size),
             learning_rate=quantization.peak_learning_rate(training.learning_rate),
             layer_dropout=0.0,
+            profile_steps=None,
         )
         if quantization.targets == "student":
             distillation = DistillationConfig(alpha=1.0, targets="dense")
             teacher, kept_layers = _copy(student), None
+
+        def look() -> HeldoutMetrics:
+            as_it_runs.track(frozen=False)
+            return evaluate(heldout)
+
         fit(
             student,
             run,
@@ -101,6 +107,7 @@ def fit_quantized(
             attention=attention,
             xla=xla,
             steps_per_execution=steps_per_execution,
+            evaluate=look,
         )
     else:
         as_it_runs.settle()

@@ -12,6 +12,7 @@ from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.accumulation import gradient_accumulation_step, replica_index, replicas_in_sync
 from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss
+from gemma_tf_distill.training.group_norms import groups_of
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.progressive_dropout import ProgressiveDropout
 from gemma_tf_distill.training.schedules import value_at
@@ -38,6 +39,7 @@ class DistillationTrainer:
         quantization: ModelQuantization | None = None,
         attention: EfficientAttention | None = None,
         xla: XLAOptimizer | None = None,
+        group_norms: bool = False,
     ):
         """Args:
           training: clipping, accumulation, layer dropout.
@@ -50,6 +52,7 @@ class DistillationTrainer:
           quantization: of the student that `train_step` is given, which then learns as it will be stored; none: it learns in float.
           attention: how student and live teacher compute theirs; none: as KerasHub does.
           xla: what compiles a step; none: whole steps, without flags.
+          group_norms: also measure gradients and updates for each of `group_norms.GROUPS` that is trained.
 
         Raises:
           ConfigError: if something is scheduled and `total_steps` is missing.
@@ -69,6 +72,7 @@ class DistillationTrainer:
         self._quantization = quantization
         self._attention = attention
         self._xla = XLAOptimizer() if xla is None else xla
+        self._group_norms = group_norms
         self._steps: dict[tuple[int, ...], Callable[[Batch], Metrics]] = {}
 
     def trainable_variables(self, teacher_model: Teacher | None, student_model: Gemma) -> list[keras.Variable]:
@@ -89,8 +93,8 @@ class DistillationTrainer:
           optimizer: built for `trainable_variables`, or not built yet.
 
         Returns:
-          Float32 scalars: `loss`, its terms, `alpha` and `temperature` where they change, `gradient_norm` (before clipping) and
-          `tokens` (that count).
+          Float32 scalars: `loss`, its terms, `alpha` and `temperature` where they change, `gradient_norm` (before clipping),
+          `tokens` (that count), and where they are asked for `gradient_norm/…` and `update_norm/…` of each group.
 
         Raises:
           ConfigError: if what the config asks for needs a live teacher, or targets, that are not given, or if the trainer's quantization
@@ -181,6 +185,7 @@ class DistillationTrainer:
                 attention=self._attention,
             )
 
+        variables = self.trainable_variables(teacher, student)
         metrics = gradient_accumulation_step(
             teacher,
             student,
@@ -188,7 +193,8 @@ class DistillationTrainer:
             batch,
             parts,
             loss=loss,
-            variables=self.trainable_variables(teacher, student),
+            variables=variables,
+            groups=groups_of(student, variables) if self._group_norms else None,
             clip_norm=self._training.clip_norm,
             compiled=self._xla.compile if tf.distribute.has_strategy() and not compiles_itself(tf.distribute.get_strategy()) else None,
         )

@@ -15,7 +15,8 @@ from gemma_tf_distill.data.batches import training_batches
 from gemma_tf_distill.monitoring import progress
 from gemma_tf_distill.monitoring.input_wait import InputWait
 from gemma_tf_distill.training import loop
-from gemma_tf_distill.training.loop import DivergenceError, Run, fit, steps_for
+from gemma_tf_distill.training.divergence import DivergenceError
+from gemma_tf_distill.training.loop import Run, fit, steps_for
 
 TRAINING = TrainingConfig(batch_size=4, learning_rate=5e-3, checkpoint_every=3, log_every=2)
 
@@ -48,10 +49,7 @@ class Dying:
         self._dataset, self._after = dataset, after
 
     def take(self, count):
-        return Dying(self._dataset.take(count), self._after)
-
-    def __iter__(self):
-        for i, batch in enumerate(self._dataset):
+        for i, batch in enumerate(self._dataset.take(count)):
             if i == self._after:
                 raise Killed
             yield batch
@@ -92,14 +90,28 @@ def test_scalars_from_the_first_step_and_progress(scored_windows, make_student, 
     losses = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("distill/loss")]
     assert losses[-1] < losses[0]
     expected = {"distill/soft_loss", "distill/hard_loss", "train/gradient_norm", "train/learning_rate", "data/tokens_per_second"}
+    expected |= {
+        f"train/{norm}_norm/{group}" for norm in ("gradient", "update") for group in ("embedding", "attention", "feed_forward", "norms")
+    }
+    expected |= {
+        "distill/loss_mean",
+        "distill/loss_slope_error",
+        "data/tokens_seen",
+        "train/step_seconds",
+        "hardware/mfu",
+        "hardware/host/own_cpu",
+    }
     assert expected <= set(events.Tags()["tensors"])
     waited = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors("data/wait_fraction")}
     assert list(waited) == [4, 6, 8] and all(0.05 < fraction < 1 for fraction in waited.values())
+    verdicts = [str(tf.make_ndarray(event.tensor_proto).item(), "utf-8") for event in events.Tensors("hardware/verdict")]
+    assert any(text.split(":")[0] in ("input-bound", "memory-bound") for text in verdicts)
     lines = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
     told = [line for line in lines if line["event"] == "progress"]
     assert len(told) == 5 and told[-1]["done"] == 8 * 4 * scored_windows.window
-    (warning,) = [line for line in lines if line["event"] == "warning"]
-    assert warning["message"].startswith("student: training waits ")
+    # A machine that others use, too, may be worth another warning.
+    warnings = [line["message"] for line in lines if line["event"] == "warning"]
+    assert len([message for message in warnings if message.startswith("student: training waits ")]) == 1
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(scored_windows, make_student, tmp_path):
@@ -107,6 +119,12 @@ def test_a_loss_that_is_no_number_stops_with_advice(scored_windows, make_student
     student.backbone.trainable_variables[0].assign(student.backbone.trainable_variables[0].value * math.nan)
     with pytest.raises(DivergenceError, match=r"step 1 of 8: lower training\.learning_rate \(now 0\.005\)"):
         train(student, scored_windows, tmp_path)
+    # It is shown, not left out.
+    events = EventAccumulator(str(tmp_path / "events"), size_guidance={"tensors": 0})
+    events.Reload()
+    for name in ("distill/loss", "distill/loss_mean", "train/gradient_norm/attention"):
+        (shown,) = events.Tensors(name)
+        assert math.isnan(tf.make_ndarray(shown.tensor_proto))
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("teacher_log_probs", math.nan), ("teacher_ids", 1_000_000), ("teacher_ids", -1)])

@@ -1,0 +1,84 @@
+"""What is told of a run at a log line: scalars on TensorBoard, a line of progress, advice."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import tensorflow as tf
+
+from gemma_tf_distill.monitoring.hardware import HardwareMonitor, HardwareReading
+from gemma_tf_distill.monitoring.input_wait import InputWait
+from gemma_tf_distill.monitoring.progress import progress, warn
+from gemma_tf_distill.training.run import Run
+
+# Log lines in a row at which the same verdict is worth a warning.
+_LASTING = 3
+
+
+class LogLines:
+    """Writes the scalars of a run to its event files. To be used in a `with` statement, at whose end the files are complete."""
+
+    def __init__(self, run: Run, *, total_steps: int, chief: bool, hardware: HardwareMonitor | None):
+        """Args:
+        run: name and folder.
+        total_steps: of the run.
+        chief: whether this process writes; the others only warn.
+        hardware: of this process; none: it is not looked at.
+        """
+        self._run = run
+        self._total_steps = total_steps
+        self._chief = chief
+        self._hardware = hardware
+        self._verdicts: list[str] = []
+        self._warned: set[str] = set()
+        self._writer = tf.summary.create_file_writer(run.tensorboard) if chief else tf.summary.create_noop_writer()
+
+    def __enter__(self) -> Self:
+        if self._hardware is not None and self._hardware.absent:
+            with self._writer.as_default(0):
+                tf.summary.text("hardware/not_measured", list(self._hardware.absent))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+
+    def write(self, step: int, told: Mapping[str, float], waiting: InputWait[Any] | None) -> None:
+        """Writes a line.
+
+        Args:
+          step: steps taken.
+          told: scalars by their names on TensorBoard, `distill/loss` and `data/tokens_seen` among them.
+          waiting: between the batches and the loop; none where nobody can tell how long it waits.
+        """
+        wait = None if waiting is None else waiting.fraction
+        with self._writer.as_default(step):
+            for name, value in told.items():
+                tf.summary.scalar(name, value)
+            if wait is not None:
+                tf.summary.scalar("data/wait_fraction", wait)
+            if self._hardware is not None:
+                self._write_hardware(self._hardware.monitor_step(wait, told.get("hardware/mfu")))
+        self._writer.flush()
+        if waiting is not None and (advice := waiting.advice()):
+            warn(f"{self._run.name}: {advice}")
+        if self._chief:
+            tokens = round(told["data/tokens_seen"])
+            progress(self._run.name, tokens, tokens * self._total_steps // step, loss=told["distill/loss"])
+
+    def write_figures(self, step: int, figures: Mapping[str, float]) -> None:
+        """Writes scalars that are measured apart from log lines, where there are any."""
+        with self._writer.as_default(step):
+            for name, value in figures.items():
+                tf.summary.scalar(name, value)
+
+    def _write_hardware(self, found: HardwareReading) -> None:
+        for name, value in found.scalars.items():
+            tf.summary.scalar(name, value)
+        kind = found.verdict.kind
+        if not self._verdicts or kind != self._verdicts[-1]:
+            tf.summary.text("hardware/verdict", str(found.verdict))
+        self._verdicts = [*self._verdicts, kind][-_LASTING:]
+        # What holds training up is told once it lasts; that it waits for data is told by who measures it, over more steps.
+        lasts = self._verdicts == [kind] * _LASTING
+        if lasts and kind in ("memory-bound", "host-bound") and kind not in self._warned:
+            self._warned.add(kind)
+            warn(f"{self._run.name} is {found.verdict}")
