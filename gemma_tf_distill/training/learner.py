@@ -150,7 +150,7 @@ def make_learner(
             quantization=quantized,
             attention=attention,
             xla=xla,
-            group_norms=training.monitor,
+            group_norms=training.group_norms,
         )
 
     trainer = make_trainer(distillation)
