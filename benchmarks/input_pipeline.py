@@ -8,7 +8,7 @@ missing), and takes 24 steps of the demo's recipe in the pipeline's own loop: th
 than the demo's, which changes its weights and not what a step costs.
 
 Prints one JSON object as its last line: `wait_fraction`, the scalar `data/wait_fraction` of the last 20 steps, and `tokens_per_second` of
-all of them, compilation included.
+the steps since the last log line.
 """
 
 import argparse
