@@ -23,8 +23,9 @@ def read_curves(model_run_uri: str) -> list[Curve]:
             for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
                 event = event_pb2.Event.FromString(record)
                 for value in event.summary.value:
-                    if value.metadata.plugin_data.plugin_name == "scalars" or value.HasField("tensor"):
-                        scalars.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+                    # Texts and histograms are tensors too, and only the first of a tag says what it is.
+                    if value.HasField("tensor") and (found := tf.make_ndarray(value.tensor)).shape == () and found.dtype.kind == "f":
+                        scalars.setdefault(value.tag, {})[event.step] = float(found)
         for name, points in scalars.items():
             steps = sorted(points)
             curves.append(Curve(run=run, name=name, steps=steps, values=[points[step] for step in steps]))
