@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     preflight.add_argument(
         "--full-effort",
         action="store_true",
-        help="compile as the TPU's run does, thrice as long (default: only where it is close; bounds by memory are up to a tenth too high)",
+        help="compile as the TPU's run does, twice as long (default: only where it is close; bounds by memory are up to a fifth too high)",
     )
     preflight.add_argument(
         "--largest-batch",

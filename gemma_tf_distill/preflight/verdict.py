@@ -22,8 +22,8 @@ class Verdict:
       mfu_bound: the model's operations (`model_flops`) over what the chip can do in that time.
       bound_by: `compute`, `memory` or `links`.
       largest_buffers: results within the program, largest first.
-      full_effort: whether the compiler was asked for what runs on the TPU, or for the quickest program, in a third of the time: that one
-        moved a tenth more bytes in a step of the 1B, so that the bound may be that much too high where memory is what bounds.
+      full_effort: whether the compiler was asked for what runs on the TPU, or for the quickest program, in less than half the time: that
+        one moved a fifth more bytes in the step of the 1B, so that the bound may be that much too high where memory is what bounds.
     """
 
     fits: bool

@@ -109,8 +109,8 @@ def compile_for_tpu(program: HloProgram, topology: str, *, updated: int = 0, eff
       program: before the compiler's passes.
       topology: as jax names them.
       updated: how many of the first results are written over the arguments of the same number.
-      effort: XLA's `exec_time_optimization_effort`: `FULL_EFFORT` is what a TPU's own run has, `LEAST_EFFORT` compiles in a third of the
-        time.
+      effort: XLA's `exec_time_optimization_effort`: `FULL_EFFORT` is what a TPU's own run has, `LEAST_EFFORT` compiles in less
+        than half the time.
 
     Raises:
       ConfigError: for a topology that libtpu does not know.
