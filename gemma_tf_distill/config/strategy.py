@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from gemma_tf_distill.config.checking import check
+from gemma_tf_distill.config.checking import check, nearest_multiples
 from gemma_tf_distill.config.distillation import DistillationConfig
 from gemma_tf_distill.config.quantization import QuantizationConfig
 from gemma_tf_distill.config.training import TrainingConfig
@@ -70,8 +70,7 @@ def check_share(training: TrainingConfig, devices: int) -> None:
     unit = devices * training.accumulation_steps
     windows = training.batch_size
     if windows % unit:
-        nearest = [size for size in (windows // unit * unit, (windows // unit + 1) * unit) if size]
         raise ConfigError(
             f"training.batch_size is {windows}, which {devices} devices with {training.accumulation_steps} accumulation steps each "
-            f"can't share: choose {' or '.join(map(str, nearest))}"
+            f"can't share: choose {nearest_multiples(windows, unit)}"
         )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from gemma_tf_distill.config.checking import nearest_multiples
 from gemma_tf_distill.data.examples import text_lengths, window_lengths
 from gemma_tf_distill.errors import ConfigError, CorpusError
 
@@ -56,9 +57,8 @@ class TPUBatchProcessor:
         """
         for length in (window, *buckets):
             if length % block:
-                nearest = [size for size in (length // block * block, (length // block + 1) * block) if size]
                 raise ConfigError(
-                    f"a sequence of {length} tokens is no multiple of the block of {block}: choose {' or '.join(map(str, nearest))}"
+                    f"a sequence of {length} tokens is no multiple of the block of {block}: choose {nearest_multiples(length, block)}"
                 )
         if not all(2 <= length < window for length in buckets):
             raise ConfigError(f"buckets must be lengths from 2 to below the window's {window} tokens, not {list(buckets)}")
@@ -104,9 +104,9 @@ class TPUBatchProcessor:
         """
         replicas, processes = context.num_replicas_in_sync, context.num_input_pipelines
         if self._batch_size % replicas:
-            nearest = [size for size in (self._batch_size // replicas * replicas, (self._batch_size // replicas + 1) * replicas) if size]
             raise ConfigError(
-                f"training.batch_size is {self._batch_size}, which {replicas} replicas can't share: choose {' or '.join(map(str, nearest))}"
+                f"training.batch_size is {self._batch_size}, which {replicas} replicas can't share: "
+                f"choose {nearest_multiples(self._batch_size, replicas)}"
             )
         if replicas % processes:
             raise ConfigError(f"{replicas} replicas in {processes} processes: every process must have as many as the others")

@@ -75,7 +75,7 @@ def test_without_psutil_the_rest_is_measured_and_a_sentence_says_what_is_missing
 
 
 class NVMLError(Exception):
-    pass
+    """As pynvml has one."""
 
 
 @pytest.fixture
