@@ -27,6 +27,8 @@ from typing import Any
 
 from demo_artifacts import artifacts
 
+from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
+
 # For each objective, what it changes in a recipe that learns from the hard labels and the teacher's draws, half and half.
 ALONE = ["distillation.alpha=1.0", "distillation.targets=top_k", "distillation.hidden_states.weight=0"]
 OBJECTIVES: dict[str, list[str]] = {
@@ -95,10 +97,6 @@ def trained(config: Any, inputs: dict[str, str]) -> dict[str, float]:
         found["nll_control"] = metrics["heldout_nll_control"]
         found["gap_closed"] = gap_closed(found["nll_student"], found["nll_control"], found["nll_teacher"])
     return found
-
-
-def gap_closed(student: float, control: float, teacher: float) -> float:
-    return (control - student) / (control - teacher)
 
 
 def show(name: str, found: dict[str, float]) -> None:

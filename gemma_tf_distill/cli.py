@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -123,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("folders", nargs="+", type=pathlib.Path, metavar="DIR", help="the folder of a run, or of a pushed version")
     compare.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
     compare.set_defaults(function=_compare)
+
+    runs = commands.add_parser("runs", help="rank the runs of a folder, also earlier ones, by what ML Metadata knows of them")
+    runs.add_argument("folder", type=pathlib.Path, metavar="DIR", help="the folder of runs, such as outputs/demo")
+    runs.add_argument("--by", default="heldout_nll", metavar="FIGURE", help="such as kl_to_teacher (default: heldout_nll)")
+    runs.add_argument("--json", action="store_true", dest="as_json", help="as a JSON list")
+    runs.set_defaults(function=_runs)
 
     report = commands.add_parser("report", help="write report.html of a finished run again")
     report.add_argument("folder", type=pathlib.Path, metavar="DIR", help="the folder of a run")
@@ -292,6 +299,15 @@ def _parity(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     comparison = compare([read_run(folder) for folder in options.folders])
     print(json.dumps(comparison.to_dict(), indent=2) if options.as_json else comparison.render())
+    return EXIT_OK
+
+
+def _runs(options: argparse.Namespace) -> int:
+    with _quiet_stderr():
+        from tfx_pipeline.run_ranking import rank_runs, render_ranking
+
+        ranked = rank_runs(options.folder, options.by)
+    print(json.dumps([dataclasses.asdict(run) for run in ranked], indent=2) if options.as_json else render_ranking(ranked, options.by))
     return EXIT_OK
 
 

@@ -17,6 +17,7 @@ from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.export.files import file_records
 from gemma_tf_distill.export.manifest import file_format
 from gemma_tf_distill.export.names import MANIFEST_FILE
+from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
 from gemma_tf_distill.report.gates import OVERALL
 from tfx_pipeline.stops import FOLDERS
 
@@ -70,15 +71,16 @@ def latest_run(store: metadata_store.MetadataStore, pipeline_name: str, nodes: S
         events = store.get_events_by_execution_ids([execution.id])
         found[node] = NodeRun(
             milliseconds / 1000,
-            _outputs(store, events),
+            outputs_of(store, execution.id),
             sorted({event.artifact_id for event in events if event.type == metadata_store_pb2.Event.INPUT}),
             {name: value.string_value for name, value in execution.custom_properties.items() if value.HasField("string_value")},
         )
     return found
 
 
-def _outputs(store: metadata_store.MetadataStore, events: Sequence[metadata_store_pb2.Event]) -> dict[str, metadata_store_pb2.Artifact]:
-    events = [event for event in events if event.type == metadata_store_pb2.Event.OUTPUT]
+def outputs_of(store: metadata_store.MetadataStore, execution: int) -> dict[str, metadata_store_pb2.Artifact]:
+    """The artifacts that an execution made, or that its cached twin had made, by the name of the output."""
+    events = [event for event in store.get_events_by_execution_ids([execution]) if event.type == metadata_store_pb2.Event.OUTPUT]
     artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id([event.artifact_id for event in events])}
     return {event.path.steps[0].key: artifacts[event.artifact_id] for event in events}
 
@@ -154,6 +156,7 @@ def create_outcome(config: Config, nodes: Mapping[str, NodeRun]) -> Outcome:
             **{key: student[key] for key in ("parameters", "vocabulary", "layers", "heldout_nll_initial")},
             "heldout_nll": metrics.get("heldout_nll"),
             "heldout_nll_control": student["heldout_nll_control"],
+            "gap_closed": gap_closed(metrics.get("heldout_nll"), student["heldout_nll_control"], metrics.get("teacher_heldout_nll")),
             **{name: metrics.get(name) for name in ("bits_per_byte", "kl_to_teacher", "top1_agreement", "top5_agreement", "ece")},
             **_quantised(student),
         },

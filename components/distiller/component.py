@@ -6,6 +6,7 @@ from tfx.types import standard_artifacts
 
 from components.artifacts import Student, Tokenizer
 from components.distiller.distil import distil
+from components.properties import set_training_figures
 
 
 @tfx.dsl.components.component
@@ -22,7 +23,7 @@ def Distiller(
     Args:
       examples: windows with the teacher's targets, as TeacherScorer writes them.
       tokenizer: the student's vocabulary.
-      student: `student/` and `control/` (folders of `Gemma.save`) and `metrics.json`.
+      student: `student/` and `control/` (folders of `Gemma.save`) and `metrics.json`, whose figures of the student are its properties.
       model_run: TensorBoard event files of all runs.
       config: of `settings.distiller_config`.
       source_digest: of this component's code, so that changed code is run again.
@@ -32,7 +33,7 @@ def Distiller(
       DivergenceError: if the loss is not finite.
       TargetsError: if the targets are damaged, or of something else than the config says.
     """
-    distil(
+    figures = distil(
         examples_uri=examples.uri,
         tokenizer_uri=tokenizer.uri,
         student_uri=student.uri,
@@ -40,3 +41,4 @@ def Distiller(
         config=config,
         source_digest=source_digest,
     )
+    set_training_figures(student, figures)

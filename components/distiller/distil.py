@@ -22,6 +22,7 @@ from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.student import build_student, kept_layers
 from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.gemma.vocabulary import full_vocabulary
+from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
 from gemma_tf_distill.training.devices import check_teacher_device, on_device
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
 from gemma_tf_distill.training.loop import Run, fit, steps_for
@@ -126,6 +127,7 @@ def distil(
         "heldout_nll_control": control.nll if control else None,
         "kl_to_teacher": student.kl_to_teacher,
         "top1_agreement": student.top1_agreement,
+        "gap_closed": gap_closed(student.nll, control.nll if control else None, student.teacher_nll),
         "teacher_heldout_nll": student.teacher_nll,
         "teacher_parameters": teacher_parameters,
         "target_bytes_per_token": inputs.store.index["bytes_per_token"],

@@ -13,6 +13,7 @@ from tfx.components.evaluator import executor as tfx_evaluator
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, json_utils, path_utils, proto_utils
 
+from components.properties import set_figures
 from components.quality_gate.eval_config import SPLIT, create_eval_config
 from components.quality_gate.files import read_exported
 from components.quality_gate.judge import judge
@@ -21,6 +22,7 @@ from components.quality_gate.results import FILES_FILE, GATES_FILE, read_metrics
 from gemma_tf_distill.config import GatesConfig, section_from_json
 from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
+from gemma_tf_distill.report.gates import OVERALL
 
 
 class Executor(tfx_evaluator.Executor):
@@ -37,7 +39,8 @@ class Executor(tfx_evaluator.Executor):
         Args:
           input_dict: `examples` with the split `heldout`, `model`, and `baseline_model` where there is one.
           output_dict: `evaluation`, TFMA's metrics and validation, `gates.json` (a list of `GateResult`s) and `files.json` (figures of
-            the exported files); `blessing`, as TFX's Evaluator marks it: blessed if every gate holds.
+            the exported files); figures of the whole split and of the files are properties, too. `blessing`, as TFX's Evaluator marks it:
+            blessed if every gate holds.
           exec_properties: `config`, as of `evaluator_config`, and `source_digest`.
         """
         gates = section_from_json(GatesConfig, exec_properties["config"], "gates")
@@ -63,6 +66,8 @@ class Executor(tfx_evaluator.Executor):
             raise RuntimeError(f"TFMA refuses a model that holds every gate: see {evaluation.uri}")
         _write_json(os.path.join(evaluation.uri, FILES_FILE), exported.figures)
         _write_json(os.path.join(evaluation.uri, GATES_FILE), [dataclasses.asdict(result) for result in results])
+        figures = {f"{format}_{name}": value for format, of_format in exported.figures.items() for name, value in of_format.items()}
+        set_figures(evaluation, {**metrics.get(OVERALL, {}), **figures})
         if not held:
             _refuse(blessing)
 

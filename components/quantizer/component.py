@@ -8,6 +8,7 @@ from tfx.types import standard_artifacts
 
 from components.artifacts import Student, Tokenizer
 from components.distiller.settings import distiller_config
+from components.properties import set_training_figures
 from components.quantizer.quantize import quantize
 from gemma_tf_distill.config import Config
 
@@ -46,7 +47,7 @@ def Quantizer(
       DivergenceError: if the loss is not finite.
       TargetsError: if the targets are damaged, or of something else than the config says.
     """
-    quantize(
+    figures = quantize(
         student_uri=student.uri,
         examples_uri=examples.uri,
         tokenizer_uri=tokenizer.uri,
@@ -55,3 +56,4 @@ def Quantizer(
         config=config,
         source_digest=source_digest,
     )
+    set_training_figures(quantized_student, figures)

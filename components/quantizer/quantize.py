@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from typing import Any
 
 import keras
 
@@ -22,6 +23,7 @@ from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.student import kept_layers
 from gemma_tf_distill.gemma.teacher import load_teacher
+from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
 from gemma_tf_distill.quantization.errors import rounding_errors
 from gemma_tf_distill.training.devices import check_teacher_device, on_device
 from gemma_tf_distill.training.loop import Run
@@ -32,8 +34,12 @@ from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 def quantize(
     *, student_uri: str, examples_uri: str, tokenizer_uri: str, quantized_uri: str, tensorboard_uri: str, config: str, source_digest: str
-) -> None:
-    """Trains a float student for a scheme's numbers; see `Quantizer` for the arguments. A killed one is resumed by the next."""
+) -> dict[str, Any]:
+    """Trains a float student for a scheme's numbers; see `Quantizer` for the arguments. A killed one is resumed by the next.
+
+    Returns:
+      The figures that `metrics.json` holds.
+    """
     settings = json.loads(config)
     training = section_from_json(TrainingConfig, config, "training")
     distillation = section_from_json(DistillationConfig, config, "distillation")
@@ -74,6 +80,7 @@ def quantize(
         "heldout_nll": trained.nll,
         "kl_to_teacher": trained.kl_to_teacher,
         "top1_agreement": trained.top1_agreement,
+        "gap_closed": gap_closed(trained.nll, in_float["heldout_nll_control"], trained.teacher_nll),
         "heldout_nll_float": in_float["heldout_nll"],
         "heldout_nll_ptq": rounded.nll,
         "quantization": quantization.numbers,
@@ -81,3 +88,4 @@ def quantize(
     }
     write_metrics(quantized_uri, metrics)
     remove_folder(checkpoints)
+    return metrics

@@ -19,6 +19,7 @@ class Row:
       nll: nats a token on the held-out split of its run.
       perplexity_vs_teacher: its perplexity over its teacher's.
       top1_agreement: with its teacher, 0 to 1.
+      gap_closed: share of the way from its control's NLL to its teacher's.
       bits_per_byte: of the held-out text.
       words: of the vocabulary that NLL is counted over.
       file: format of the file that the next two are of.
@@ -32,6 +33,7 @@ class Row:
     nll: float | None = None
     perplexity_vs_teacher: float | None = None
     top1_agreement: float | None = None
+    gap_closed: float | None = None
     bits_per_byte: float | None = None
     words: int | None = None
     file: str | None = None
@@ -57,9 +59,11 @@ class Comparison:
         return {"models": [dataclasses.asdict(row) for row in self.rows], "notes": list(self.notes)}
 
     def render(self) -> str:
-        """A table for a person, and the notes below it; bits a byte only where one was measured."""
+        """A table for a person, and the notes below it; bits a byte and the gap only where one was measured."""
         bits = any(row.bits_per_byte is not None for row in self.rows)
-        header = ["", "NLL", "perplexity/teacher", *(["bits/byte"] if bits else []), "top-1", "file", "size", "decode/s", "blessed"]
+        gap = any(row.gap_closed is not None for row in self.rows)
+        optional = [*(["bits/byte"] if bits else []), "top-1", *(["gap closed"] if gap else [])]
+        header = ["", "NLL", "perplexity/teacher", *optional, "file", "size", "decode/s", "blessed"]
         lines = [header]
         for row in self.rows:
             lines.append(
@@ -69,6 +73,7 @@ class Comparison:
                     times(row.perplexity_vs_teacher),
                     *([decimal(row.bits_per_byte)] if bits else []),
                     percent(row.top1_agreement),
+                    *([percent(row.gap_closed)] if gap else []),
                     row.file or MISSING,
                     size(row.bytes),
                     decimal(row.decode_tokens_per_second, 1),
@@ -130,6 +135,7 @@ def _row(run: RunFigures, model: str, kind: str) -> Row:
         nll=run.nll,
         perplexity_vs_teacher=run.perplexity_vs_teacher,
         top1_agreement=run.top1_agreement,
+        gap_closed=run.gap_closed,
         bits_per_byte=run.bits_per_byte,
         words=run.words,
         file=file.format if file else None,

@@ -28,6 +28,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     **{name: shown for name, (_, shown) in METRICS.items()},
     "bytes": size,
     "repetition_rate": percent,
+    "gap_closed": percent,
     "parity_failures": count,
 }
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
 from gemma_tf_distill.report.numbers import ratio
 
 REPORT_FILE = "report.json"
@@ -87,6 +88,11 @@ class RunFigures:
     def perplexity_vs_teacher(self) -> float | None:
         """The student's perplexity over the teacher's."""
         return ratio(self.nll, self.teacher_nll)
+
+    @property
+    def gap_closed(self) -> float | None:
+        """The share of the way from control to teacher that the student went."""
+        return gap_closed(self.nll, self.control_nll, self.teacher_nll)
 
     @property
     def file(self) -> FileFigures | None:

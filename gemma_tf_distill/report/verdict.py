@@ -47,6 +47,7 @@ def cards(content: Content) -> Markup:
         ("Held-out NLL", decimal(run.nll), f"teacher {decimal(run.teacher_nll)} nats a token"),
         ("Agreement", percent(run.top1_agreement), "same first choice as the teacher"),
         ("KL to teacher", decimal(run.kl), "nats a token"),
+        ("Gap closed", percent(run.gap_closed), "of the way from control to teacher"),
         ("Bits a byte", decimal(run.bits_per_byte), f"of text, teacher {decimal(run.teacher_bits_per_byte)}"),
         ("Size", size(file.bytes) if file else MISSING, file.format if file else ""),
         (

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from gemma_tf_distill import cli
 from gemma_tf_distill.config import Config, config_from_dict
 from gemma_tf_distill.errors import ConfigError, CorpusError, UserError, WeightsError
 from gemma_tf_distill.report.runs import read_run
@@ -114,6 +115,7 @@ def test_the_report_says_what_was_made(first, values, output):
         "heldout_nll_initial",
         "heldout_nll",
         "heldout_nll_control",
+        "gap_closed",
         "bits_per_byte",
         "kl_to_teacher",
         "top1_agreement",
@@ -294,6 +296,25 @@ def test_a_student_worse_than_the_blessed_one_is_not_pushed(first, values, outpu
     assert "blessed baseline's" in failure
     assert "gates.max_regression_vs_baseline allows +5.0%" in failure
     assert versions(output) == before
+
+
+def test_the_runs_of_the_folder_are_ranked_by_what_ml_metadata_knows(first, output, capsys):
+    # After the two tests above: runs that were refused are among them, and nothing but the database is read.
+    assert cli.main(["runs", str(output), "--by", "heldout_nll", "--json"]) == 0
+    ranked = json.loads(capsys.readouterr().out)
+    assert [run["rank"] for run in ranked] == list(range(1, len(ranked) + 1))
+    reached = [run["figures"]["heldout_nll"] for run in ranked]
+    assert reached == sorted(reached)
+    assert {run["blessed"] for run in ranked} == {True, False}
+    assert all((run["pushed"] is not None) == run["blessed"] for run in ranked)
+    best = ranked[0]["figures"]
+    assert best["heldout_nll"] == pytest.approx(first["student"]["heldout_nll"], abs=1e-6)
+    # A random teacher is worse than any control: there is no gap to close.
+    assert first["student"]["gap_closed"] is None
+    assert "gap_closed" not in best
+    assert best["tflite_bytes"] == sum(file["bytes"] for file in first["artifacts"] if file["format"] == "tflite")
+    assert cli.main(["runs", str(output), "--by", "tflite_bytes"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == "1"
 
 
 def test_every_objective_at_once_from_stored_draws_to_a_blessed_model(first, values, output):

@@ -31,19 +31,21 @@ class Database:
             [self.contexts[kind, name]] = self.store.put_contexts([metadata_store_pb2.Context(type_id=self.types[kind], name=name)])
         return self.contexts[kind, name]
 
-    def execute(self, run: str, node: str, state: int, uri: str = "/model") -> None:
+    def execute(self, run: str, node: str, state: int, uri: str = "/model", outputs=None) -> None:
         contexts = [
             metadata_store_pb2.Context(id=self.context(kind, name), type_id=self.types[kind], name=name)
             for kind, name in (("pipeline_run", run), ("node", f"tiny.{node}"))
         ]
         execution = Execution(type_id=self.execution_type, last_known_state=Execution.RUNNING)
         execution.id, _, _ = self.store.put_execution(execution, [], contexts)
-        artifact = metadata_store_pb2.Artifact(type_id=self.artifact_type, uri=uri)
-        event = metadata_store_pb2.Event(type=metadata_store_pb2.Event.OUTPUT)
-        event.path.steps.add().key = "model"
-        event.path.steps.add().index = 0
+        made = []
+        for key, properties in (outputs or {"model": {}}).items():
+            event = metadata_store_pb2.Event(type=metadata_store_pb2.Event.OUTPUT)
+            event.path.steps.add().key = key
+            event.path.steps.add().index = 0
+            made.append((metadata_store_pb2.Artifact(type_id=self.artifact_type, uri=uri, custom_properties=properties), event))
         execution.last_known_state = state
-        self.store.put_execution(execution, [(artifact, event)], contexts)
+        self.store.put_execution(execution, made, contexts)
 
 
 @pytest.fixture

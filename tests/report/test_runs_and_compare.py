@@ -116,11 +116,12 @@ def test_every_model_is_in_the_table_once(root):
     assert control.perplexity_vs_teacher == pytest.approx(1.164, abs=1e-3)
     assert (demo.blessed, other.blessed, control.blessed) == (True, False, None)
     lines = comparison.render().splitlines()
-    assert lines[0].split() == ["NLL", "perplexity/teacher", "bits/byte", "top-1", "file", "size", "decode/s", "blessed"]
-    assert lines[1].split() == ["teacher", "gguf:package", "3.178", "1.00", "1.028", "–", "–", "–", "–", "–"]
+    assert lines[0].split() == ["NLL", "perplexity/teacher", "bits/byte", "top-1", "gap", "closed", "file", "size", "decode/s", "blessed"]
+    assert lines[1].split() == ["teacher", "gguf:package", "3.178", "1.00", "1.028", "–", "–", "–", "–", "–", "–"]
     # The control's tokens are of the same bytes: 1.021 * 3.3302 / 3.1564.
-    assert lines[2].split()[-9:] == ["teacher)", "3.330", "1.16", "1.077", "–", "–", "–", "–", "–"]
-    assert lines[5].split() == ["demo", "3.156", "0.98", "1.021", "57.1", "%", "tflite", "24.1", "MB", "341.9", "yes"]
+    assert lines[2].split()[-10:] == ["teacher)", "3.330", "1.16", "1.077", "–", "–", "–", "–", "–", "–"]
+    # The student passed its teacher: 114 % of the way from 3.330 to 3.178.
+    assert lines[5].split() == ["demo", "3.156", "0.98", "1.021", "57.1", "%", "114.3", "%", "tflite", "24.1", "MB", "341.9", "yes"]
     assert json.loads(json.dumps(comparison.to_dict()))["models"][4]["bytes"] == 24_100_000
     assert comparison.notes == []
 

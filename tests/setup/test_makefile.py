@@ -112,9 +112,17 @@ def test_make_alone_lists_every_target(made):
 
 def test_ci_sets_up_lints_and_tests_and_stops_at_the_first_failure(made):
     shutil.copytree(ROOT / ".ci", made.folder / ".ci")
+    made.stand_in("chromium")
     assert made.run("bash", ".ci/run").returncode == 0
     assert made.calls() == ["setup", "ruff check .", "ruff format --check .", "mypy", *SESSIONS]
     made.log.write_text("")
     made.stand_in("mypy", "exit 1", path=made.folder / ".venv" / "bin" / "mypy")
     assert made.run("bash", ".ci/run").returncode != 0
     assert made.calls("python") == []
+
+
+def test_ci_installs_the_browser_that_a_machine_lacks(made):
+    shutil.copytree(ROOT / ".ci", made.folder / ".ci")
+    made.stand_in("apt-get")
+    assert made.run("bash", ".ci/run").returncode == 0
+    assert made.calls("apt-get") == ["apt-get update -q", "apt-get install -q -y --no-install-recommends chromium"]
