@@ -89,7 +89,7 @@ def distil(
     if checkpoints is None:
         checkpoints = checkpoint_folder(student_uri, config, source_digest, examples_uri, tokenizer_uri)
 
-    def run(name: str, learn_from_teacher: bool) -> HeldoutMetrics:
+    def run(name: str, learn_from_teacher: bool, control: HeldoutMetrics | None = None) -> HeldoutMetrics:
         model.backbone.set_weights(initial_weights)
         fit(
             model,
@@ -98,6 +98,7 @@ def distil(
                 learn_from_teacher=learn_from_teacher,
                 checkpoints=os.path.join(checkpoints, name),
                 tensorboard=os.path.join(tensorboard_uri, name),
+                control_nll=None if control is None else control.nll,
             ),
             inputs.batches,
             training=training,
@@ -117,7 +118,7 @@ def distil(
         return evaluate(inputs.heldout)
 
     control = run("control", learn_from_teacher=False) if training.control else None
-    student = run("student", learn_from_teacher=True)
+    student = run("student", learn_from_teacher=True, control=control)
     metrics = {
         "parameters": model.parameters,
         "vocabulary": model.backbone.vocabulary_size,
