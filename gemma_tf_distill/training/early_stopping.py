@@ -7,7 +7,6 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from gemma_tf_distill.config import EarlyStoppingConfig
-from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
 from gemma_tf_distill.monitoring.progress import warn
 from gemma_tf_distill.training.heldout import HeldoutMetrics
 from gemma_tf_distill.training.learner import Learner
@@ -104,13 +103,7 @@ class EarlyStopping(NoEarlyStopping):
             self._kept.save(step)
         else:
             self._stale.assign_add(1)
-        figures = {
-            "distill/heldout_nll": found.nll,
-            "distill/heldout_kl": found.kl_to_teacher,
-            "distill/heldout_top1_agreement": found.top1_agreement,
-        }
-        closed = gap_closed(found.nll, self._control_nll, found.teacher_nll)
-        return figures if closed is None else {**figures, "distill/gap_closed": closed}
+        return found.scalars(self._control_nll)
 
     def keep_best(self, step: int, total_steps: int) -> None:
         """Makes the student the best one that was seen, at the end of training, and tells a person where that is another than the last.

@@ -9,11 +9,20 @@ from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.gemma.attention_in_place import efficient_attention
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
 from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 from gemma_tf_distill.training.accumulation import replicas_in_sync, summed_over_replicas
 from gemma_tf_distill.training.strategies import compiled_replica, distributed, first_replica
 from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets
 from gemma_tf_distill.transfer.vocabulary_loss import Targets, vocabulary_loss
+
+HELDOUT_SCALARS = {
+    "distill/heldout_nll": "held-out NLL",
+    "distill/heldout_kl": "KL to teacher",
+    "distill/heldout_top1_agreement": "top-1 agreement",
+    "distill/gap_closed": "gap closed",
+}
+"""What TensorBoard shows of the held-out split, and what it is called."""
 
 
 class HeldoutMetrics(NamedTuple):
@@ -32,6 +41,12 @@ class HeldoutMetrics(NamedTuple):
     top1_agreement: float
     teacher_nll: float
     tokens: int
+
+    def scalars(self, control_nll: float | None) -> dict[str, float]:
+        """As TensorBoard shows them (`HELDOUT_SCALARS`); `gap_closed` only where there was a control, and a gap."""
+        closed = gap_closed(self.nll, control_nll, self.teacher_nll)
+        values = (self.nll, self.kl_to_teacher, self.top1_agreement, closed)
+        return {name: value for name, value in zip(HELDOUT_SCALARS, values, strict=True) if value is not None}
 
 
 class HeldoutEvaluation:
