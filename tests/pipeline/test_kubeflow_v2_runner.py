@@ -40,6 +40,8 @@ def test_the_job_is_written_and_every_component_runs_in_our_image(compiled):
     assert len(containers) == 10
     for container in containers.values():
         assert container["image"] == IMAGE
+        # Its components print what Cloud Logging takes for entries.
+        assert container["env"] == [{"name": "GEMMA_DISTILL_LOG", "value": "json"}]
         arguments = container["args"]
         # The container imports the executor by this path.
         assert callable(load(arguments[arguments.index("--executor_class_path") + 1]))

@@ -81,10 +81,10 @@ def _measure_file(format: str, request: Request, numbers: StudentNumbers, refere
         equal_fraction, first = numbers.difference(format, path)
         if first:
             failures.append(f"{path} does not hold the student's own numbers: {first}")
+        doing(f"{task}: starting its runtime")
         with runtime_process(request) as process:
             if format != "litertlm":
                 predictions = Predictions(reference, integer)
-                progress(task, 0, len(request.windows), unit="windows")
                 for index in range(len(request.windows)):
                     predictions.add(index, process.receive())
                     progress(task, index + 1, len(request.windows), unit="windows")
@@ -93,7 +93,7 @@ def _measure_file(format: str, request: Request, numbers: StudentNumbers, refere
                     predictions.add_long(long)
                 figures |= predictions.figures()
                 failures += predictions.failures(path)
-            doing(f"{task}: completing {len(request.prompts)} prompts")
+            doing(f"{task}: completing prompts")
             completed = process.receive()
             agreement, wrong = compare_completions(path, completed, reference, integer)
             failures += wrong
