@@ -291,6 +291,18 @@ def test_the_runner_and_the_environment_reach_the_run(child, tmp_path, capfd, mo
     assert log.read_text().splitlines()[0].split() == ["beam", "tensorflow", str(tmp_path / "o" / "progress.jsonl")]
 
 
+@pytest.mark.parametrize(("style", "lines"), [("json", ["wrote x", "submitted y"]), ("quiet", None), ("text", None)])
+def test_a_job_for_vertex_is_told_in_every_style(capfd, monkeypatch, style, lines):
+    done = subprocess.CompletedProcess([], 0, "wrote x\nsubmitted y\n", "")
+    monkeypatch.setattr(cli.subprocess, "run", lambda *command, **options: done)
+    code, out, err = run(capfd, "run", "quick", "--runner", "vertex", "--log", style)
+    assert (code, err) == (0, "")
+    if lines is None:
+        assert out == done.stdout
+    else:
+        assert [json.loads(line)["message"] for line in out.splitlines()] == lines
+
+
 STUBBORN = """
 import signal, subprocess
 signal.signal(signal.SIGINT, signal.SIG_IGN)
