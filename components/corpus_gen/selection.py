@@ -1,6 +1,5 @@
 """Steps of CorpusGen that read documents and choose those to keep."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,13 +11,12 @@ from gemma_tf_distill.data.check import raise_if_empty
 from gemma_tf_distill.data.documents import Shard, read_shard
 from gemma_tf_distill.data.splitting import HELDOUT, TRAIN, Sample, document_hash, long_enough, sampling_position, split_of
 from gemma_tf_distill.errors import CorpusError
-from gemma_tf_distill.monitoring.progress import progress
+from gemma_tf_distill.monitoring.progress import Ticker
 
 # Values that a feature may have: of more, such as those of an id, a window would hardly be more than a document.
 MOST_VALUES = 100
 # More characters a token than any prose has (English has 4), so that the candidates hold enough tokens for a cap.
 _CHARACTERS_PER_TOKEN = 10
-_PROGRESS_SECONDS = 2.0
 
 
 class Item(NamedTuple):
@@ -43,22 +41,6 @@ class Item(NamedTuple):
     features: tuple[str, ...] = ()
 
 
-class Ticker:
-    """Progress lines of one worker, at most one in two seconds."""
-
-    def __init__(self, unit: str):
-        self._unit = unit
-        self._done = 0
-        self._due = time.monotonic() + _PROGRESS_SECONDS
-
-    def add(self, done: int) -> None:
-        """Counts units done."""
-        self._done += done
-        if time.monotonic() >= self._due:
-            progress("corpus", self._done, unit=self._unit)
-            self._due = time.monotonic() + _PROGRESS_SECONDS
-
-
 class ReadShard(beam.DoFn):
     """Shard → (digest, (source, features, text)) of the documents that are long enough, and (name, number) counts beside them."""
 
@@ -67,7 +49,7 @@ class ReadShard(beam.DoFn):
 
     def setup(self) -> None:
         """Called by Beam once a worker."""
-        self._ticker = Ticker("documents")
+        self._ticker = Ticker("reading the corpus", unit="documents")
 
     def process(self, shard: Shard) -> Iterator[Any]:
         """Reads one shard as a stream."""

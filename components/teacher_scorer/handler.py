@@ -89,6 +89,8 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         teacher = load_teacher(self._source, self._dtype, Vocabulary.load(self._tokenizer))
         # Held-out targets are scored at temperature 1, as the metrics want them.
         best = TargetScorer(teacher, top_k=self._top_k, attention=self._attention)
+        # The first batch is only there when the scorer is compiled.
+        progress("teacher targets", 0, self._total * self._window)
         return _Scorers(train=self._training_scorer(teacher, best), heldout=functools.partial(_heldout_examples, best))
 
     def _training_scorer(self, teacher: Gemma, best: TargetScorer) -> Scorer:
