@@ -28,7 +28,7 @@ from gemma_tf_distill.report.runs import earlier_pushes, figures_of_report, sibl
 from gemma_tf_distill.transfer.layer_mapping import IntermediateLayerMapping
 from tfx_pipeline.output_folder import OutputFolder, write_whole
 from tfx_pipeline.report import NodeRun, Outcome, create_outcome, latest_run
-from tfx_pipeline.report_parts import read_anomalies, read_curves, read_statistics
+from tfx_pipeline.report_parts import read_anomalies, read_curves, read_statistics, read_validation
 
 _FINGERPRINTS = ("source_digest", "corpus_fingerprint", "teacher_fingerprint")
 _STATES = ("complete", "cached")
@@ -56,7 +56,10 @@ def rebuild_page(path: pathlib.Path) -> pathlib.Path:
       UserError: if it is no folder of a run, its latest run has not finished, or artifacts of it are gone.
     """
     folder = OutputFolder(path)
+    what_to_do = _last_error(folder) or "let gemma-distill run go on in it"
     for file in (folder.config, folder.report, folder.metadata):
+        if not file.is_file() and folder.config.is_file():
+            raise UserError(f"the run in {path} has not finished, it has no {file.name}: {what_to_do}")
         if not file.is_file():
             raise UserError(f"{path} holds no finished run, it has no {file.name}: give the folder of a run, such as outputs/demo")
     config = config_from_dict(json.loads(folder.config.read_text(encoding="utf-8")))
@@ -66,11 +69,22 @@ def rebuild_page(path: pathlib.Path) -> pathlib.Path:
         nodes = {name: _at(node, folder) for name, node in latest_run(store, config.name, list(report["seconds"])).items()}
         outcome = create_outcome(config, nodes)
     except RuntimeError as error:
-        raise UserError(f"the latest run in {path} has not finished ({error}): let gemma-distill run go on in it") from error
+        raise UserError(f"the latest run in {path} has not finished ({error}): {what_to_do}") from error
     except tf.errors.NotFoundError as error:
         raise UserError(f"artifacts of the run in {path} are gone ({error.message}): run its config again") from error
     write_page(folder, config, nodes, outcome)
     return folder.page
+
+
+def _events(folder: OutputFolder) -> list[dict[str, Any]]:
+    """Of the latest run, as far as its last line is whole."""
+    lines = folder.progress.read_text(encoding="utf-8").splitlines(keepends=True) if folder.progress.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _last_error(folder: OutputFolder) -> str:
+    """What ended the latest run; empty where nothing went wrong or it was killed."""
+    return next((event["message"] for event in reversed(_events(folder)) if event["event"] == "error"), "")
 
 
 def _at(node: NodeRun, folder: OutputFolder) -> NodeRun:
@@ -171,12 +185,10 @@ def _layers(config: Config, report: Mapping[str, Any], export: Mapping[str, Any]
 
 def _nodes(nodes: Mapping[str, NodeRun], folder: OutputFolder) -> list[Node]:
     states, peaks = {}, {}
-    if folder.progress.is_file():
-        for line in folder.progress.read_text(encoding="utf-8").splitlines():
-            event = json.loads(line)
-            if event["event"] == "node" and event["state"] in _STATES:
-                states[event["node"]] = event["state"]
-                peaks[event["node"]] = event.get("peak_bytes")
+    for event in _events(folder):
+        if event["event"] == "node" and event["state"] in _STATES:
+            states[event["node"]] = event["state"]
+            peaks[event["node"]] = event.get("peak_bytes")
     return [
         Node(
             name=name,
@@ -217,9 +229,10 @@ def _relative(uri: str, folder: OutputFolder) -> str:
 
 
 def _data(outputs: Mapping[str, Mapping[str, Any]]) -> Data:
-    examples = outputs["CorpusGen"]["examples"].uri
+    examples, validated = outputs["CorpusGen"]["examples"].uri, outputs.get("DataValidator")
     return Data(
         figures=read_figures(examples),
         splits=read_statistics(outputs["StatisticsGen"]["statistics"].uri) if "StatisticsGen" in outputs else (),
         anomalies=read_anomalies(outputs["ExampleValidator"]["anomalies"].uri) if "ExampleValidator" in outputs else (),
+        validation=read_validation(examples, *(validated[name].uri for name in ("statistics", "anomalies"))) if validated else None,
     )

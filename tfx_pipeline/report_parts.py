@@ -1,14 +1,19 @@
 """Parts of the report that lie in artifacts of TFX and TensorBoard, as plain data."""
 
 import os
+from collections import Counter
 
 import tensorflow as tf
 from tensorflow.core.util import event_pb2
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
-from gemma_tf_distill.report.content import Curve, SplitStatistics
+from components.corpus_gen.rows import read_rows
+from components.data_validation.results import read_document_statistics, read_findings
+from gemma_tf_distill.data.splitting import SPLITS
+from gemma_tf_distill.report.content import Curve, DocumentStatistics, SplitStatistics, Validation
 
 _MOST_SOURCES = 15
+_MEANS = ("tokens", "tokens_per_character", "byte_token_fraction", "unknown_token_fraction")
 
 
 def read_curves(model_run_uri: str) -> list[Curve]:
@@ -63,6 +68,40 @@ def read_anomalies(anomalies_uri: str) -> list[str]:
         if anomalies.dataset_anomaly_info.description:
             found.append(f"{_split(path)}: {anomalies.dataset_anomaly_info.description}")
     return found
+
+
+def read_validation(examples_uri: str, statistics_uri: str, anomalies_uri: str) -> Validation:
+    """What the DataValidator found.
+
+    Args:
+      examples_uri: of CorpusGen's `examples`, which knows the source of each document.
+      statistics_uri: of the DataValidator's `statistics`; likewise `anomalies_uri`.
+    """
+    documents = []
+    for split, statistics in read_document_statistics(statistics_uri):
+        numbers = {feature.path.step[0]: feature.num_stats for feature in statistics.features if feature.HasField("num_stats")}
+        sources = _sources(examples_uri, split) if split in SPLITS else []
+        documents.append(
+            DocumentStatistics(
+                split=split,
+                documents=statistics.num_examples,
+                tokens=round(numbers["tokens"].mean * statistics.num_examples),
+                means={name: numbers[name].mean for name in _MEANS},
+                sources=sources[:_MOST_SOURCES],
+                source_count=len(sources),
+            )
+        )
+    findings = read_findings(anomalies_uri)
+    return Validation(documents=documents, distances=findings.distances, anomalies=findings.words)
+
+
+def _sources(examples_uri: str, split: str) -> list[tuple[str, int, int]]:
+    """Name, documents and tokens of each source, the one with the most tokens first."""
+    documents, tokens = Counter[str](), Counter[str]()
+    for row in read_rows(examples_uri, split):
+        documents[str(row["source"])] += 1
+        tokens[str(row["source"])] += int(row["tokens"])
+    return [(name, documents[name], number) for name, number in sorted(tokens.items(), key=lambda item: (-item[1], item[0]))]
 
 
 def _split(path: str) -> str:

@@ -8,6 +8,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
 
 from gemma_tf_distill.config import DOCUMENT_FEATURES, ComparatorConfig, DataValidationConfig
+from gemma_tf_distill.report.distances import Distance
 
 # Prompts have no source: what a schema asks of it holds where documents are.
 DOCUMENTS, SERVING = "DOCUMENTS", "SERVING"
@@ -20,35 +21,6 @@ _DISTANCES = (
     anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH,
     anomalies_pb2.AnomalyInfo.COMPARATOR_L_INFTY_HIGH,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Distance:
-    """How far a feature is from that of the training documents.
-
-    Attributes:
-      feature: of `DOCUMENT_FEATURES`, `source`, or of `corpus.features`.
-      of: what is compared with them: `held-out documents` or `serving prompts`.
-      measure: `Jensen-Shannon divergence` (base 2) or `infinity norm`.
-      value: the distance.
-      limit: none where the config asks for none.
-    """
-
-    feature: str
-    of: str
-    measure: str
-    value: float
-    limit: float | None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it breaks its limit; a distance that is no number does."""
-        return self.limit is not None and not self.value <= self.limit
-
-    @property
-    def words(self) -> str:
-        """The distance in a sentence."""
-        return f"{self.feature} of {self.of} is {self.value:.4f} from the training documents' ({self.measure}), limit {self.limit:g}"
 
 
 @dataclasses.dataclass(frozen=True)

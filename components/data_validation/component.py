@@ -7,7 +7,8 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.types import standard_artifacts
 
 from components.artifacts import Tokenizer
-from components.data_validation.validate import SERVING_SPLIT, validate
+from components.data_validation.results import SERVING_SPLIT
+from components.data_validation.validate import validate
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.data.splitting import SPLITS
 
@@ -39,7 +40,7 @@ def DataValidator(
       statistics: of documents (`train`, `heldout`), prompts (`serving`) and windows (`train_windows`, `heldout_windows`).
       schema: of the training documents, with the config's limits as comparators.
       anomalies: of `heldout` (drift, schema), and with prompts of `train` (skew) and `serving` (schema); `distances.json` lists every
-        distance (`compare.Distance`).
+        distance (`Distance`).
       config: `data_validator_config`.
       prompts_fingerprint: of `data.serving_prompts`; changed prompts miss the cache.
       source_digest: of this component's code, so that changed code is run again.

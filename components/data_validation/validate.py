@@ -1,8 +1,6 @@
 """The DataValidator's work, on folders: usable without a pipeline."""
 
-import dataclasses
 import json
-import math
 import os
 
 import tensorflow as tf
@@ -11,6 +9,7 @@ import tensorflow_data_validation as tfdv
 from components.corpus_gen.rows import MOST_DOCUMENTS, read_rows
 from components.data_validation.compare import Findings, compare, make_schema
 from components.data_validation.features import document_table, prompt_table, window_table
+from components.data_validation.results import ANOMALIES_FILE, DISTANCES_FILE, SERVING_SPLIT, STATISTICS_FILE
 from gemma_tf_distill.config import DataValidationConfig, section_from_json
 from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.data.serving_prompts import read_serving_prompts
@@ -18,8 +17,7 @@ from gemma_tf_distill.data.splitting import HELDOUT, SPLITS, TRAIN
 from gemma_tf_distill.errors import CorpusError
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 from gemma_tf_distill.monitoring.progress import warn
-
-SERVING_SPLIT = "serving"
+from gemma_tf_distill.report.distances import distance_records
 
 
 def validate(*, examples_uri: str, tokenizer_uri: str, statistics_uri: str, schema_uri: str, anomalies_uri: str, config: str) -> Findings:
@@ -39,19 +37,16 @@ def validate(*, examples_uri: str, tokenizer_uri: str, statistics_uri: str, sche
     # One job: TFDV would start processes otherwise, which costs more than these few columns.
     statistics = {split: tfdv.generate_statistics_from_dataframe(table, n_jobs=1) for split, table in {**tables, **windows}.items()}
     for split, found in statistics.items():
-        _write(os.path.join(statistics_uri, f"Split-{split}", "FeatureStats.pb"), found.SerializeToString())
+        _write(os.path.join(statistics_uri, f"Split-{split}", STATISTICS_FILE), found.SerializeToString())
 
     schema = make_schema(statistics[TRAIN], asked, labels)
     tf.io.gfile.makedirs(schema_uri)
     tfdv.write_schema_text(schema, os.path.join(schema_uri, "schema.pbtxt"))
     findings = compare(schema, asked, labels, statistics[TRAIN], statistics[HELDOUT], statistics.get(SERVING_SPLIT))
     for split, anomalies in findings.anomalies.items():
-        _write(os.path.join(anomalies_uri, f"Split-{split}", "SchemaDiff.pb"), anomalies.SerializeToString())
-    distances = [
-        {**dataclasses.asdict(distance), "value": distance.value if math.isfinite(distance.value) else None}
-        for distance in findings.distances
-    ]
-    _write(os.path.join(anomalies_uri, "distances.json"), (json.dumps(distances, indent=2) + "\n").encode())
+        _write(os.path.join(anomalies_uri, f"Split-{split}", ANOMALIES_FILE), anomalies.SerializeToString())
+    distances = distance_records(findings.distances)
+    _write(os.path.join(anomalies_uri, DISTANCES_FILE), (json.dumps(distances, indent=2) + "\n").encode())
     _tell(findings.words, asked.stop_on_anomalies)
     return findings
 

@@ -51,7 +51,7 @@ def Exporter(
     Raises:
       ParityError: if a file, in its own runtime, does not predict what the student predicts, or does not hold its numbers.
       ConfigError: if the student is too large for a `.tflite`, or in numbers that one can't hold.
-      WeightsError: if the teacher, which writes samples, can't be loaded.
+      WeightsError: if the student's weights are not finite, or the teacher, which writes samples, can't be loaded.
     """
     del source_digest
     export(student.uri, examples.uri, model.uri, config)

@@ -16,6 +16,7 @@ from gemma_tf_distill.config import ExportConfig, QuantizationConfig, section_fr
 from gemma_tf_distill.data.batches import split_files
 from gemma_tf_distill.data.examples import model_inputs
 from gemma_tf_distill.data.first_windows import first_windows
+from gemma_tf_distill.errors import WeightsError
 from gemma_tf_distill.export.bundle import PLACES, export_files
 from gemma_tf_distill.export.files import copy_tree, write_bytes
 from gemma_tf_distill.export.parity.measure import measure_parity
@@ -56,6 +57,7 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
     began = time.monotonic()
     doing("loading the student")
     student = Gemma.load(os.path.join(student_uri, "student"))
+    _check_numbers(student)
     paths = export_files(
         student,
         folder,
@@ -102,6 +104,18 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
         "parity": _as_pushed(parity),
     }
     write_bytes(os.path.join(folder, EXPORT_REPORT), (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _check_numbers(student: Gemma) -> None:
+    """Raises WeightsError for weights that are no numbers: the files would hold them faithfully, and compute nothing."""
+    for variable in student.backbone.weights:
+        values = variable.numpy()
+        wrong = int(np.count_nonzero(~np.isfinite(values)))
+        if wrong:
+            raise WeightsError(
+                f"the student can't be exported: {wrong:,} of the {values.size:,} numbers of {variable.path} are not finite; train it "
+                "again, with a lower training.learning_rate or another training.divergence"
+            )
 
 
 def _layer_similarity(teacher: Gemma, student: Gemma, windows: np.ndarray) -> dict[str, list[list[float]]]:

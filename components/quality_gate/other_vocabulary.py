@@ -13,6 +13,7 @@ from components.quality_gate.metrics import rise
 from gemma_tf_distill.data.batches import records
 from gemma_tf_distill.data.packing import BOS_ID, EOS_ID, PAD_ID
 from gemma_tf_distill.export.names import SCORE
+from gemma_tf_distill.export.saved_model_runtime import load_saved_model
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
 
 _TEXTS_AT_A_TIME = 64
@@ -60,6 +61,9 @@ def compare_in_bits_per_byte(candidate: str, baseline: str, tokenizer: Tokenizer
 
     Returns:
       The comparison; its figures are NaN where there is no text, or a model's likelihood is no number.
+
+    Raises:
+      WeightsError: if a model is damaged.
     """
     texts = [(number, text) for number, window in enumerate(_windows(files)) for text in _documents(tokenizer, window)]
     scores = [_log_likelihoods(folder, [text for _, text in texts]) for folder in (candidate, baseline)]
@@ -97,10 +101,7 @@ def _documents(tokenizer: Tokenizer, window: np.ndarray) -> Iterator[str]:
 
 def _log_likelihoods(folder: str, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Of each text its log-likelihood in nats, float64 [n], and whether it was read to its end, bool [n]."""
-    # The graph's tokenizer is a TensorFlow operation that only this package registers.
-    import tensorflow_text  # noqa: F401
-
-    model = tf.saved_model.load(folder)
+    model = load_saved_model(folder)
     longest = int(model.context_length) - 1
     likelihoods, counts = [np.zeros(0)], [np.zeros(0)]
     for start in range(0, len(texts), _TEXTS_AT_A_TIME):

@@ -11,6 +11,26 @@ from gemma_tf_distill.errors import UserError, WeightsError
 from gemma_tf_distill.export.names import CACHE, GENERATE, LOGITS, PREFILL_PIECE
 
 
+def load_saved_model(folder: str | os.PathLike) -> Any:
+    """What `tf.saved_model.load` gives for a folder of `export_saved_model`.
+
+    Raises:
+      UserError: if tensorflow or tensorflow-text is not installed.
+      WeightsError: if it is damaged.
+    """
+    try:
+        import tensorflow as tf
+        import tensorflow_text  # noqa: F401  registers the tokenizer's operations
+    except ImportError as error:
+        raise UserError(f"running a SavedModel needs {error.name}, which is not installed: pip install tensorflow-text") from error
+    try:
+        return tf.saved_model.load(os.fspath(folder))
+    # A checkpoint that ends too soon is an IndexError.
+    except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(f"the SavedModel at {folder} is damaged ({lines[0][:200]}): export it again") from error
+
+
 class SavedModelModel:
     """A loaded SavedModel and its cache. It holds one sequence; a sequence begins anew at position 0.
 
@@ -27,16 +47,9 @@ class SavedModelModel:
           UserError: if tensorflow or tensorflow-text is not installed.
           WeightsError: if it is damaged, or another kind of SavedModel.
         """
-        try:
-            import tensorflow as tf
-            import tensorflow_text  # noqa: F401  registers the tokenizer's operations
-        except ImportError as error:
-            raise UserError(f"running a SavedModel needs {error.name}, which is not installed: pip install tensorflow-text") from error
-        try:
-            self.loaded = tf.saved_model.load(os.fspath(folder))
-        except (OSError, ValueError, tf.errors.OpError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise WeightsError(f"the SavedModel at {folder} is damaged ({lines[0][:200]}): export it again") from error
+        self.loaded = load_saved_model(folder)
+        import tensorflow as tf
+
         if LOGITS not in self.loaded.signatures:
             found = ", ".join(sorted(self.loaded.signatures)) or "none"
             raise WeightsError(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gemma_tf_distill.report.distances import Distance
 from gemma_tf_distill.report.gates import GateResult
 from gemma_tf_distill.report.runs import RunFigures
 
@@ -106,18 +107,56 @@ class SplitStatistics:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DocumentStatistics:
+    """What TFDV found of the documents of one split, before they were cut into windows.
+
+    Attributes:
+      split: `train`, `heldout`, or `serving` for the prompts.
+      documents: how many.
+      tokens: of all of them.
+      means: the mean over documents of `tokens`, `tokens_per_character`, `byte_token_fraction` and `unknown_token_fraction`.
+      sources: name, documents and tokens of those with the most tokens.
+      source_count: how many different sources there are.
+    """
+
+    split: str
+    documents: int
+    tokens: int
+    means: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sources: Sequence[tuple[str, int, int]] = ()
+    source_count: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What the DataValidator found.
+
+    Attributes:
+      documents: statistics by split.
+      distances: of held-out documents and prompts from the training documents.
+      anomalies: limits that are broken and all else that is odd, a sentence each.
+    """
+
+    documents: Sequence[DocumentStatistics] = ()
+    distances: Sequence[Distance] = ()
+    anomalies: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
     """The corpus.
 
     Attributes:
       figures: CorpusGen's numbers of documents, windows and tokens.
-      splits: TFDV's statistics.
+      splits: TFDV's statistics of windows.
       anomalies: what ExampleValidator found, a sentence each.
+      validation: what the DataValidator found; none where a version ran that did not have it.
     """
 
     figures: Mapping[str, int] = dataclasses.field(default_factory=dict)
     splits: Sequence[SplitStatistics] = ()
     anomalies: Sequence[str] = ()
+    validation: Validation | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,10 @@
 """Every gate as the Evaluator judged it: of what, asked, got, and whether it holds."""
 
-import re
 from typing import Any
 
 from gemma_tf_distill.report.content import Content
 from gemma_tf_distill.report.gates import OVERALL, REGRESSION_GATE, GateResult
-from gemma_tf_distill.report.markup import Markup, joined, tag
+from gemma_tf_distill.report.markup import Markup, breakable, joined, tag
 from gemma_tf_distill.report.metrics import metric_text, with_interval
 from gemma_tf_distill.report.tables import table
 
@@ -49,21 +48,13 @@ def gates(content: Content) -> Markup:
 
 
 def _name(gate: GateResult) -> Markup:
-    key = tag("code", *_breakable(gate.key), class_="sub") if gate.key else None
+    key = tag("code", *breakable(gate.key), class_="sub") if gate.key else None
     # What a figure does not say: why there is none, or what was compared with what.
     telling = gate.got is None or gate.gate == REGRESSION_GATE or (gate.gate == "parity" and not gate.held)
     words = tag("span", gate.words, class_="sub") if telling else None
     name = _NAMES.get(gate.gate, gate.gate.replace("_", " ").capitalize())
     where = "" if gate.slice in _OF_ALL else f", {gate.slice}"
     return joined(name, where, key, words)
-
-
-def _breakable(key: str) -> list[Any]:
-    """A key that may be broken after its underscores and points."""
-    parts: list[Any] = []
-    for part in re.split("(?<=[_.=])", key):
-        parts += [part, tag("wbr")]
-    return parts[:-1]
 
 
 def _asked(gate: GateResult) -> str:

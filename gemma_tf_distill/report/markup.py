@@ -40,4 +40,12 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Markup:
     return Markup(f"{opening}>{content}</{name}>" if content or name not in _VOID else f"{opening}/>")
 
 
+def breakable(key: str) -> list[Any]:
+    """The parts of a key that may be broken after its underscores, points and equals signs."""
+    parts: list[Any] = []
+    for part in re.split("(?<=[_.=])", key):
+        parts += [part, tag("wbr")]
+    return parts[:-1]
+
+
 _VOID = {"wbr", "meta", "link", "br", "circle", "rect", "line", "path", "polygon", "polyline", "col"}

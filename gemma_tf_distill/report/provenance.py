@@ -4,8 +4,11 @@ from gemma_tf_distill.report.content import Artifact, Content, SplitStatistics
 from gemma_tf_distill.report.markup import Markup, joined, tag
 from gemma_tf_distill.report.numbers import MISSING, count, decimal, percent, size
 from gemma_tf_distill.report.tables import bar, definitions, table
+from gemma_tf_distill.report.validation import validation
 
 _DIGEST = 12
+# What is not 0.0 with one digit.
+_SHOWN_SECONDS = 0.05
 
 
 def data(content: Content) -> Markup:
@@ -26,14 +29,17 @@ def data(content: Content) -> Markup:
             f"{count(figures.get('duplicate', 0))} were duplicates. The student knows {count(figures.get('words'))} words."
         )
         parts.append(tag("p", note, class_="note"))
+    if content.data.validation:
+        parts.append(validation(content.data.validation))
     if content.data.splits:
         header = ("TFDV, split", "windows", "shortest", "mean", "median", "longest", "sources")
+        parts.append(tag("h3", "Windows"))
         parts.append(table(header, [_statistics(split) for split in content.data.splits], name="Statistics of the windows"))
         parts += [_sources(split) for split in content.data.splits if split.sources]
     if content.data.anomalies:
-        parts += [tag("h3", "Anomalies"), tag("ul", *(tag("li", anomaly) for anomaly in content.data.anomalies))]
+        parts += [tag("h3", "Anomalies of the windows"), tag("ul", *(tag("li", anomaly) for anomaly in content.data.anomalies))]
     elif content.data.splits:
-        parts.append(tag("p", "ExampleValidator found no anomalies.", class_="note"))
+        parts.append(tag("p", "ExampleValidator found no anomalies of the windows.", class_="note"))
     return joined(*parts) if parts else tag("p", "No statistics of the corpus were recorded.", class_="note")
 
 
@@ -61,7 +67,8 @@ def nodes(content: Content) -> Markup:
     most = max(node.peak_bytes or 0 for node in content.nodes) or 1
     rows = []
     for node in content.nodes:
-        row: list[object] = [node.name, "from cache" if node.cached else bar(node.seconds / longest, f"{decimal(node.seconds, 1)} s")]
+        seconds = f"{decimal(node.seconds, 1)} s" if node.seconds >= _SHOWN_SECONDS else "under 0.1 s"
+        row: list[object] = [node.name, "from cache" if node.cached else bar(node.seconds / longest, seconds)]
         if memory:
             row.append(bar(node.peak_bytes / most, size(node.peak_bytes)) if node.peak_bytes else MISSING)
         rows.append(row)

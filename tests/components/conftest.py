@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 
 import pytest
+from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils, standard_artifacts
 
@@ -19,11 +20,16 @@ FILES = {"saved_model": {"bytes": 4_000_000, "speed": 50.0}, "tflite": {"bytes":
 
 
 class Judge:
-    """Runs the Evaluator's executor, and reads back what it wrote."""
+    """Runs the Evaluator's executor, and reads back what it wrote.
+
+    Attributes:
+      outputs: the artifacts of the latest run, `evaluation` and `blessing`.
+    """
 
     def __init__(self, folder: pathlib.Path, tokenizer: Tokenizer):
         self.folder, self.tokenizer = folder, tokenizer
         self.runs = 0
+        self.outputs: dict[str, types.Artifact] = {}
 
     def artifact(self, name: str, tokenizer: Tokenizer | None = None, files: dict | None = FILES, failures: Sequence[str] = ()):
         """A Model artifact, whose SavedModel goes to its `Format-Serving`, with an `export.json` of `files`."""
@@ -65,6 +71,7 @@ class Judge:
         evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
         evaluation.uri = str(self.folder / f"evaluation-{self.runs}")
         blessing.uri = str(self.folder / f"blessing-{self.runs}")
+        self.outputs = {"evaluation": evaluation, "blessing": blessing}
         Executor(base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=["--direct_running_mode=in_memory"])).Do(
             {"examples": [self.examples(windows)], "model": [model]} | ({"baseline_model": [baseline]} if baseline else {}),
             {"evaluation": [evaluation], "blessing": [blessing]},

@@ -1,36 +1,50 @@
-"""Ten students that are broken on purpose and one that is not: none of the ten is blessed, and each refusal says why.
+"""Ten students that are broken on purpose and one that is not, from the Exporter to the page: none of the ten is pushed, and each says why.
 
-A small teacher learns a few sentences, and a student that goes on from there is as good. What is broken is then judged on the same
-windows by what the Evaluator uses: the `eval` signature's sums, the metric and the judge; a file by parity.
+A small teacher learns a few sentences, and a student that goes on from there is as good. Every student is exported by the Exporter, judged
+by the Evaluator (TFMA on Beam) and given to the Pusher, as a pipeline does it. Two break what comes before: the Exporter refuses weights
+that are no numbers, and a file that is cut short; then both are judged all the same, as if it had not looked.
+
+    pytest -s tests/components/test_broken_students.py    # prints which gate caught what
 """
 
+import dataclasses
+import json
 import pathlib
+import shutil
 from collections.abc import Callable
+from xml.etree import ElementTree
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_model_analysis as tfma
+from tfx.types import standard_artifacts
 
-from components.quality_gate.files import Exported
-from components.quality_gate.judge import judge
-from components.quality_gate.metrics import LanguageModelMetrics
-from components.quality_gate.results import OVERALL
-from gemma_tf_distill.config import GatesConfig, QuantizationConfig
+from components import Student, Tokenizer
+from components.exporter.component import exporter_config
+from components.exporter.export import export
+from components.pusher.executor import Executor as Pusher
+from components.quality_gate.results import read_gates
+from gemma_tf_distill.config import Config, GatesConfig, QuantizationConfig, config_from_dict
 from gemma_tf_distill.data.examples import scored_example
 from gemma_tf_distill.data.packing import pack
-from gemma_tf_distill.export.parity.measure import measure_parity
+from gemma_tf_distill.errors import WeightsError
+from gemma_tf_distill.export import bundle
+from gemma_tf_distill.export.parity.report import ParityError
 from gemma_tf_distill.export.saved_model import export_saved_model
-from gemma_tf_distill.export.token_sums import token_sums
-from gemma_tf_distill.gemma.functional import shape_of, weights_of
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.quantization.apply import fake_quantized
+from gemma_tf_distill.report.gates import GateResult
+from gemma_tf_distill.report.page import render_page
 from gemma_tf_distill.teacher.targets import TargetScorer
+from tests.components.conftest import Judge
 from tests.conftest import SENTENCES
+from tests.report.conftest import REPORT, whole_content
 
 WINDOW, TOP_K = 24, 8
 GATES = GatesConfig(max_perplexity_vs_teacher=1.03, max_kl_to_teacher=0.1, min_top1_agreement=0.9, min_top5_agreement=0.95)
+INT4 = {"scheme": "int4_channel"}
+NAN, IN_INT4, TRUNCATED = "NaN in one layer", "int4 per channel without training", "truncated file"
 Weights = list[np.ndarray]
 
 
@@ -88,34 +102,6 @@ def taught(school, untrained) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def verdict(school, taught) -> Callable[..., dict[str, str]]:
-    """What is wrong with a model, in words by gate."""
-    gemma, windows = school.gemma, school.windows
-    gemma.backbone.set_weights(taught)
-    targets = TargetScorer(gemma, top_k=TOP_K)(tf.constant(windows))
-    examples = [
-        scored_example(window, b"any", *(target[row].numpy() for target in targets)).SerializeToString()
-        for row, window in enumerate(windows)
-    ]
-    shape, byte_lengths = shape_of(gemma), tf.constant(gemma.tokenizer.byte_lengths())
-    measure = tf.function(lambda weights: token_sums(shape, weights, tf.constant(examples), byte_lengths, WINDOW, TOP_K), autograph=False)
-
-    def words(weights: Weights, failures: list[str] | None = None) -> dict[str, str]:
-        gemma.backbone.set_weights(weights)
-        sums = measure({name: tf.constant(value) for name, value in weights_of(gemma).items()})
-        [computation] = LanguageModelMetrics().computations(model_names=[""])
-        accumulator = computation.combiner.create_accumulator()
-        for row in range(len(windows)):
-            predictions = {name: value.numpy()[row] for name, value in sums.items()}
-            computation.combiner.add_input(accumulator, tfma.metrics.StandardMetricInputs({"predictions": predictions}))
-        found = {key.name: value for key, value in computation.combiner.extract_output(accumulator).items()}
-        results = judge(GATES, {OVERALL: found}, Exported(figures={}, failures=failures or []))
-        return {result.gate: result.words for result in results if not result.held}
-
-    return words
-
-
-@pytest.fixture(scope="module")
 def student(school, taught) -> Weights:
     """A good one."""
     return school.train(taught, school.windows[:, :-1], school.windows[:, 1:], 20, 1e-3)
@@ -138,7 +124,7 @@ def shuffled_layers(school: School, weights: Weights) -> Weights:
 
 def in_int4(school: School, weights: Weights) -> Weights:
     school.gemma.backbone.set_weights(weights)
-    return fake_quantized(school.gemma, QuantizationConfig(scheme="int4_channel")).backbone.get_weights()
+    return fake_quantized(school.gemma, QuantizationConfig(**INT4)).backbone.get_weights()
 
 
 def after_the_wrong_labels(school: School, weights: Weights) -> Weights:
@@ -167,33 +153,197 @@ BROKEN: dict[str, Callable[[School, Weights, Weights], Weights]] = {
     "shuffled layers": lambda school, untrained, student: shuffled_layers(school, student),
     # As llama.cpp stores them, one more than KerasHub wants.
     "unnormalised norms": lambda school, untrained, student: changed(school, student, "norm", lambda scale: scale + 1),
-    "NaN in one layer": lambda school, untrained, student: changed(school, student, "decoder_block_1/ffw_gating/", not_a_number),
-    "int4 per channel without training": lambda school, untrained, student: in_int4(school, student),
+    NAN: lambda school, untrained, student: changed(school, student, "decoder_block_1/ffw_gating/", not_a_number),
+    IN_INT4: lambda school, untrained, student: in_int4(school, student),
     "one layer zeroed": lambda school, untrained, student: changed(school, student, "decoder_block_0/", np.zeros_like),
     "off-by-one labels": lambda school, untrained, student: after_the_wrong_labels(school, student),
     "trained without BOS": lambda school, untrained, student: without_bos(school, untrained),
 }
 
 
-def test_the_good_student_is_blessed(verdict, student):
-    assert verdict(student) == {}
+class Road:
+    """What follows a training: Exporter, Evaluator, Pusher and the page.
+
+    Attributes:
+      results: every gate of each student that was judged.
+    """
+
+    def __init__(self, folder: pathlib.Path, gemma: Gemma, windows: list[bytes]):
+        self.folder, self.gemma, self.windows = folder, gemma, windows
+        self.judge = Judge(folder, gemma.tokenizer)
+        self.examples = self.judge.examples(windows)
+        self.results: dict[str, list[GateResult]] = {}
+
+    def config(self, quantization: dict | None = None) -> Config:
+        files = {"formats": ["saved_model"], "prompts": [], "context_length": 64, "prefill_lengths": [8], "max_new_tokens": 4}
+        return config_from_dict(
+            {
+                "name": "broken",
+                "corpus": {"window": WINDOW},
+                "distillation": {"top_k": TOP_K},
+                "export": files,
+                "gates": dataclasses.asdict(GATES),
+                "quantization": quantization or {},
+            }
+        )
+
+    def export(self, name: str, weights: Weights, quantization: dict | None = None) -> standard_artifacts.Model:
+        """As the Exporter makes it of a folder of the Distiller's."""
+        student = self.folder / f"{name} student"
+        self.gemma.backbone.set_weights(weights)
+        self.gemma.save(student / "student")
+        metrics = {"tokens": {"train": 1, "heldout": 1}, "vocabulary": 420, "layers": 2, "parameters": 1, "heldout_nll_control": None}
+        (student / "metrics.json").write_text(json.dumps(metrics))
+        (student / "tokenizer.model").write_bytes(self.gemma.tokenizer.proto)
+        model = standard_artifacts.Model()
+        model.uri = str(self.folder / name)
+        export(str(student), self.examples.uri, model.uri, exporter_config(self.config(quantization)))
+        return model
+
+    def go(self, name: str, model: standard_artifacts.Model) -> bool:
+        """Evaluator and Pusher; whether the model was pushed."""
+        blessed, evaluation, _ = self.judge(GATES, self.windows, model)
+        inputs = {"model": model, "model_blessing": self.judge.outputs["blessing"], "model_evaluation": self.judge.outputs["evaluation"]}
+        for kind, output in ((Student, "student"), (Tokenizer, "tokenizer")):
+            inputs[output] = kind()
+            inputs[output].uri = str(self.folder / f"{name} student")
+        inputs["examples"] = self.examples
+        pushed = standard_artifacts.PushedModel()
+        pushed.uri = str(self.folder / f"{name} pushed_model")
+        directory = self.folder / f"{name} pushed"
+        Pusher().Do(
+            {key: [artifact] for key, artifact in inputs.items()},
+            {"pushed_model": [pushed]},
+            {"push_directory": str(directory), "config": self.config().to_json(), "source_digest": "abc"},
+        )
+        is_pushed = pushed.get_int_custom_property("pushed") == 1
+        assert is_pushed == directory.exists() == blessed
+        results = read_gates(evaluation)
+        assert results is not None
+        self.results[name] = results
+        self._check_page(results, is_pushed)
+        return is_pushed
+
+    def reasons(self, name: str) -> dict[str, str]:
+        """In words, the gates that a student did not hold."""
+        return {result.gate: result.words for result in self.results[name] if not result.held}
+
+    def _check_page(self, results: list[GateResult], is_pushed: bool) -> None:
+        """The page says of every gate whether it holds, and at its top why a model was not pushed."""
+        report = {**REPORT, "blessed": is_pushed, "pushed": REPORT["pushed"] if is_pushed else None}
+        page = render_page(whole_content(report=report, gates=results))
+        header = ElementTree.fromstring(page.partition("\n")[2]).find("body/header")
+        assert header is not None
+        text = " ".join("".join(header.itertext()).split())
+        assert ("✓ Blessed and pushed" in text) == is_pushed
+        assert ("✗ Not blessed, not pushed" in text) == (not is_pushed)
+        rows = [" ".join("".join(row.itertext()).split()) for row in header.findall(".//tbody/tr")]
+        assert len(rows) == len(results)
+        for row, result in zip(rows, results, strict=True):
+            assert row.endswith("✓ holds" if result.got is not None and result.held else "not asked" if result.held else "✗ fails"), row
+            assert result.held or " ".join(result.words.split()) in text
 
 
-@pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_student_is_not_blessed(school, verdict, untrained, student, how):
-    failures = verdict(BROKEN[how](school, untrained, student))
-    assert "max_perplexity_vs_teacher" in failures, failures
-    assert failures["max_perplexity_vs_teacher"].startswith("perplexity_vs_teacher is ")
-    assert ("tokens" in failures) == (how == "NaN in one layer")
+@pytest.fixture(scope="module")
+def road(school, taught, tmp_path_factory) -> Road:
+    gemma, windows = school.gemma, school.windows
+    gemma.backbone.set_weights(taught)
+    targets = TargetScorer(gemma, top_k=TOP_K)(tf.constant(windows))
+    examples = [
+        scored_example(window, b"any", *(target[row].numpy() for target in targets)).SerializeToString()
+        for row, window in enumerate(windows)
+    ]
+    return Road(tmp_path_factory.mktemp("road"), gemma, examples)
 
 
-def test_a_truncated_file_is_not_blessed(school, verdict, student, tmp_path):
-    school.gemma.backbone.set_weights(student)
-    path = tmp_path / "saved_model"
-    export_saved_model(school.gemma, str(path), context_length=64, max_new_tokens=4, window=WINDOW, top_k=TOP_K)
-    [data] = pathlib.Path(path).glob("variables/variables.data-*")
+@pytest.fixture(scope="module")
+def good(road, student) -> standard_artifacts.Model:
+    return road.export("good", student)
+
+
+def cut_short(folder: str) -> None:
+    """Half of a SavedModel's variables."""
+    [data] = pathlib.Path(folder).glob("variables/variables.data-*")
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    report = measure_parity({"saved_model": str(path)}, school.gemma, school.windows, max_new_tokens=4)
-    failures = verdict(student, report.failures)
-    assert set(failures) == {"parity"}
-    assert str(path) in failures["parity"] and "damaged" in failures["parity"]
+
+
+def test_the_good_student_is_pushed(road, good):
+    assert road.go("good", good)
+    assert road.reasons("good") == {}
+    [version] = (road.folder / "good pushed").iterdir()
+    assert {"saved_model", "tokenizer.model", "manifest.json"} <= {path.name for path in version.iterdir()}
+
+
+@pytest.mark.parametrize("how", [how for how in BROKEN if how != NAN])
+def test_a_broken_student_is_not_pushed(school, road, untrained, student, how):
+    model = road.export(how, BROKEN[how](school, untrained, student), INT4 if how == IN_INT4 else None)
+    assert not road.go(how, model)
+    reasons = road.reasons(how)
+    # A file is what the student is, however bad that is.
+    assert set(reasons) <= set(GATES.asked)
+    assert reasons["max_perplexity_vs_teacher"].startswith("perplexity_vs_teacher is ")
+    assert "asks for at most 1.03" in reasons["max_perplexity_vs_teacher"]
+
+
+def test_what_is_no_number_is_not_exported_and_would_not_be_pushed(school, road, untrained, student):
+    weights = BROKEN[NAN](school, untrained, student)
+    with pytest.raises(WeightsError, match=r"2,048 of the 2,048 numbers of .*decoder_block_1/ffw_gating/kernel are not finite; train it"):
+        road.export(NAN, weights)
+    assert not (road.folder / NAN).exists()
+    # An Exporter that did not look would have made these files.
+    model = road.judge.artifact(NAN, files={"saved_model": {"bytes": 1, "speed": 1.0}})
+    export_saved_model(road.gemma, f"{model.uri}/Format-Serving", context_length=64, max_new_tokens=4, window=WINDOW, top_k=TOP_K)
+    assert not road.go(NAN, model)
+    reasons = road.reasons(NAN)
+    assert set(reasons) == {"tokens", *GATES.asked}
+    assert "its eval signature gave no number" in reasons["tokens"]
+
+
+def test_a_file_that_is_cut_short_is_not_exported_and_would_not_be_pushed(road, good, student, monkeypatch):
+    def cut(student: Gemma, path: str, **options: object) -> None:
+        export_saved_model(student, path, **options)
+        cut_short(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle, "export_saved_model", cut)
+        with pytest.raises(ParityError, match=r"Format-Serving is damaged \(.+\): copy or export it again"):
+            road.export(TRUNCATED, student)
+    # Whole when it was exported, and cut short afterwards.
+    shutil.rmtree(road.folder / TRUNCATED)
+    shutil.copytree(good.uri, road.folder / TRUNCATED)
+    model = standard_artifacts.Model()
+    model.uri = str(road.folder / TRUNCATED)
+    cut_short(f"{model.uri}/Format-Serving")
+    assert not road.go(TRUNCATED, model)
+    reasons = road.reasons(TRUNCATED)
+    assert set(reasons) == {"tokens", "parity", *GATES.asked}
+    assert reasons["parity"].startswith(f"the SavedModel at {model.uri}/Format-Serving is damaged (")
+    assert "missing or no number" in reasons["max_kl_to_teacher"]
+
+
+def test_which_gate_caught_which_student(road):
+    """Runs last: the table of what the tests above saw, in which what was caught is bold."""
+    if set(road.results) != {"good", *BROKEN, TRUNCATED}:
+        pytest.skip("needs the tests above")
+    [header, *rows] = table(road.results)
+    print("", header, "| --- " * header.count(" | ") + "| --- |", *rows, sep="\n")
+    caught = {row.split(" | ")[0].removeprefix("| ") for row in rows if "**" in row}
+    assert caught == {*BROKEN, TRUNCATED}
+    for name, results in road.results.items():
+        for result in results:
+            over = result.got is not None and (result.got > result.asked if result.gate.startswith("max_") else result.got < result.asked)
+            assert result.gate == "parity" or result.held != over or result.got is None, (name, result)
+
+
+def table(results: dict[str, list[GateResult]]) -> list[str]:
+    """A row for each student, with a column for each gate."""
+    gates = {result.gate: f"`{result.gate}` {result.asked:g}" for result in results["good"] if not result.skipped}
+    rows = [f"| student | {' | '.join(gates.values())} |"]
+    for name, of_student in results.items():
+        cells = []
+        for result in of_student:
+            if result.gate in gates:
+                got = "no number" if result.got is None else f"{result.got:.4g}"
+                cells.append(got if result.held else f"**{got}**")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return rows

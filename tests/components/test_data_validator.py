@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -14,12 +15,14 @@ import components
 from components.corpus_gen import rows, windows
 from components.corpus_gen.selection import Item
 from components.data_validation.component import DataValidator, data_validator_config
+from components.data_validation.results import read_document_statistics, read_findings
 from components.data_validation.validate import validate
 from gemma_tf_distill.config import DOCUMENT_FEATURES, config_from_dict
 from gemma_tf_distill.data.splitting import document_hash
 from gemma_tf_distill.errors import CorpusError
 from gemma_tf_distill.gemma.vocabulary import full_vocabulary
 from gemma_tf_distill.monitoring.progress import listening
+from gemma_tf_distill.report.distances import Distance, distance_records, distances_of
 from tests.conftest import SENTENCES
 
 WINDOW = 16
@@ -175,6 +178,26 @@ def test_features_of_documents_are_categories_that_drift(data):
     assert found.words[2].startswith("language of held-out documents: ")
     assert "fr" in found.words[2]
     assert len(warnings) == len(found.words) == 3
+
+
+def test_what_was_found_is_read_back(data):
+    limits = {"drift_comparator": {"jensen_shannon_divergence": {"byte_token_fraction": 0.2}, "infinity_norm": 0.5}}
+    found, _ = data(heldout=[(text, "mail") for text in FOREIGN], serving_prompts=data.prompts(FOREIGN[:20]), **limits)
+    read = read_findings(str(data.folder / "anomalies"))
+    assert (read.words, read.distances) == (found.words, found.distances)
+    assert [words.split(" of ")[0] for words in read.words] == ["byte_token_fraction", "source", "source"]
+    statistics = dict(read_document_statistics(str(data.folder / "statistics")))
+    assert {split: found.num_examples for split, found in statistics.items()} == {"train": 200, "heldout": 40, "serving": 20}
+
+
+def test_a_distance_that_is_no_number_is_over_its_limit_and_null():
+    distance = Distance("tokens", "held-out documents", "Jensen-Shannon divergence", math.nan, 0.2)
+    assert distance.is_over
+    assert distance.words == "tokens of held-out documents is no number from the training documents' (Jensen-Shannon divergence), limit 0.2"
+    [record] = distance_records([distance])
+    assert record["value"] is None
+    assert math.isnan(distances_of([record])[0].value)
+    assert not dataclasses.replace(distance, limit=None).is_over
 
 
 def test_the_schema_shows_the_limits_that_were_asked_and_no_others(data):

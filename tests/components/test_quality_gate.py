@@ -19,6 +19,7 @@ from components.quality_gate.files import Exported, read_exported
 from components.quality_gate.judge import judge as judge_metrics
 from components.quality_gate.results import OVERALL, read_baseline_metrics, read_files, read_gates, read_metrics
 from gemma_tf_distill.config import GatesConfig, SliceGates, config_from_dict
+from gemma_tf_distill.errors import WeightsError
 from gemma_tf_distill.export.token_sums import CALIBRATION, CALIBRATION_BINS, SUMS
 
 # Three windows of two sources; the sums of each, in the order of SUMS, and the gaps of two bins of confidence.
@@ -211,6 +212,40 @@ def test_what_is_no_number_is_no_small_number():
     exported = Exported(figures={}, failures=[])
     assert set(verdict(GatesConfig(max_heldout_nll=9.0), exported, {"heldout_nll": -math.inf})) == {"max_heldout_nll overall"}
     assert set(verdict(GatesConfig(max_heldout_nll=9.0), exported, {"tokens": math.nan})) == {"tokens overall"}
+
+
+def test_a_slice_without_a_token_holds_no_gate():
+    gates = GatesConfig(max_heldout_nll=9.0, per_slice={"source=keras": SliceGates(max_heldout_nll=9.0)})
+    nothing = dict.fromkeys(metrics.METRICS, math.nan)
+    found = judge_metrics(gates, {OVERALL: {"tokens": 9.0, "heldout_nll": 2.0}, "source=keras": nothing}, Exported(figures={}, failures=[]))
+    [failed] = [result for result in found if not result.held]
+    assert (failed.slice, failed.got) == ("source=keras", None)
+    assert failed.words.startswith("heldout_nll of source=keras is missing or no number, gates.per_slice.source=keras.max_heldout_nll")
+
+
+def cut_short(model) -> None:
+    [data] = pathlib.Path(model.uri).glob("Format-Serving/variables/variables.data-*")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_with_every_gate(judge, make_model):
+    model = make_model()
+    cut_short(model)
+    gates = GatesConfig(max_heldout_nll=9.0, max_bytes=5_000_000)
+    blessed, evaluation, failed = judge(gates, serialized(WINDOWS), model, baseline=make_model(0.5))
+    assert not blessed
+    assert set(failed) == {"tokens overall", "max_heldout_nll overall", "max_regression_vs_baseline overall", "parity files"}
+    assert f"the SavedModel at {model.uri}/Format-Serving is damaged (" in failed["parity files"].words
+    assert "one of the two gave no number" in failed["max_regression_vs_baseline overall"].words
+    assert read_metrics(evaluation) == {}
+    assert read_files(evaluation)["tflite"]["bytes"] == 1_000_000
+
+
+def test_a_baseline_that_cannot_be_loaded_is_told(judge, make_model):
+    baseline = make_model(0.5)
+    cut_short(baseline)
+    with pytest.raises(WeightsError, match=f"the SavedModel at {baseline.uri}/Format-Serving is damaged"):
+        judge(GatesConfig(max_heldout_nll=9.0), serialized(WINDOWS), make_model(), baseline=baseline)
 
 
 def test_the_regression_is_relative_to_the_baseline(judge, make_model):

@@ -157,6 +157,14 @@ def test_a_damaged_saved_model(pushed, tmp_path):
         load_generator(tmp_path / "m")
 
 
+def test_a_saved_model_that_is_cut_short(pushed, tmp_path):
+    shutil.copytree(pushed / "saved_model", tmp_path / "m")
+    [data] = (tmp_path / "m").glob("variables/variables.data-*")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(WeightsError, match="damaged"):
+        load_generator(tmp_path / "m")
+
+
 @pytest.mark.parametrize(
     ("package", "name", "message"),
     [

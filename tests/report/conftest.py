@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 from gemma_tf_distill.config import load_config
-from gemma_tf_distill.report.content import Artifact, Content, Curve, Data, Layers, Node, SplitStatistics
+from gemma_tf_distill.report.content import Artifact, Content, Curve, Data, DocumentStatistics, Layers, Node, SplitStatistics, Validation
+from gemma_tf_distill.report.distances import Distance
 from gemma_tf_distill.report.gates import gate_results
 from gemma_tf_distill.report.runs import FileFigures, RunFigures
 
@@ -229,6 +230,35 @@ def whole_content(**changes) -> Content:
                     source_count=41,
                 )
             ],
+            validation=Validation(
+                documents=[
+                    DocumentStatistics(
+                        split=split,
+                        documents=documents,
+                        tokens=tokens,
+                        means={
+                            "tokens": tokens / documents,
+                            "tokens_per_character": rate,
+                            "byte_token_fraction": 0.00123,
+                            "unknown_token_fraction": 0.0,
+                        },
+                        sources=[("numpy", 40, 9_000), ("scipy", 30, 4_000)] if split != "serving" else [],
+                        source_count=41 if split != "serving" else 0,
+                    )
+                    for split, documents, tokens, rate in (
+                        ("train", 1490, 199_209, 0.282),
+                        ("heldout", 107, 14_549, 0.279),
+                        ("serving", 50, 612, 0.401),
+                    )
+                ],
+                distances=[
+                    Distance("tokens_per_character", "held-out documents", "Jensen-Shannon divergence", 0.1295, 0.2),
+                    Distance("source", "held-out documents", "infinity norm", 0.1518, None),
+                    Distance("tokens_per_character", "serving prompts", "Jensen-Shannon divergence", 0.4321, 0.3),
+                    Distance("characters", "serving prompts", "Jensen-Shannon divergence", math.nan, None),
+                ],
+                anomalies=["tokens_per_character of serving prompts is 0.4321 from the training documents'"],
+            ),
         ),
         "packages": {"tensorflow": "2.21.0", "keras": "3.15.1"},
     }

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from gemma_tf_distill.report.content import Data, Layers
+from gemma_tf_distill.report.content import Data, DocumentStatistics, Layers, Validation
+from gemma_tf_distill.report.distances import Distance
 from gemma_tf_distill.report.gates import gate_results
 from gemma_tf_distill.report.page import render_page
 from tests.report.conftest import GATES, PARITY, REPORT, gate, other_run, whole_content
@@ -109,7 +110,16 @@ def test_whatever_data_says_stays_text():
             dataclasses.replace(one, node=EVIL, output=EVIL, kind=EVIL, uri=EVIL, fingerprints={"source_digest": EVIL})
             for one in content.artifacts
         ],
-        data=dataclasses.replace(content.data, anomalies=[EVIL], splits=[dataclasses.replace(content.data.splits[0], sources=[(EVIL, 1)])]),
+        data=dataclasses.replace(
+            content.data,
+            anomalies=[EVIL],
+            splits=[dataclasses.replace(content.data.splits[0], sources=[(EVIL, 1)])],
+            validation=Validation(
+                documents=[DocumentStatistics(split=EVIL, documents=1, tokens=1, sources=[(EVIL, 1, 1)], source_count=1)],
+                distances=[Distance(EVIL, EVIL, EVIL, 0.1, 0.2)],
+                anomalies=[EVIL],
+            ),
+        ),
         packages={EVIL: EVIL},
     )
     page = render_page(evil)
@@ -162,6 +172,8 @@ def test_what_was_not_recorded_is_told_or_left_out(bare):
         {"layers": Layers(mapping=[(0, 0), (5, 1)], mapping_name="kept")},
         {"layers": Layers(quantization_error={"embedding": 0.1})},
         {"data": Data()},
+        {"data": Data(validation=Validation())},
+        {"data": dataclasses.replace(whole_content().data, validation=None)},
         {"other_runs": []},
         {"parity": []},
         {"slices": {"overall": {"tokens": 3.0, "something_new": float("nan"), "bounds": "1 to 2"}}},
@@ -172,6 +184,34 @@ def test_what_was_not_recorded_is_told_or_left_out(bare):
 def test_each_part_may_be_missing(changes):
     root = parsed(render_page(whole_content(**changes)))
     assert len(list(root.iter("section"))) == 11
+
+
+def test_documents_and_prompts_are_beside_the_training_documents(content):
+    root = parsed(render_page(content))
+    data = section(root, "data")
+    assert "training documents1,490199,209133.70.2820.12 %0.00 %" in data
+    assert "serving prompts5061212.20.4010.12 %0.00 %" in data
+    assert "Sources of the held-out documents: the 2 with the most tokens of 41" in data
+    tables = {element.get("aria-label"): element for element in root.iter("div") if element.get("role") == "region"}
+    rows = [[words(cell) for cell in row] for row in tables["Distances"].findall(".//tbody/tr")]
+    assert rows == [
+        ["tokens_per_characterdrift: held-out documents, Jensen-Shannon divergence", "0.1295", "0.2", "✓ within"],
+        ["sourcedrift: held-out documents, infinity norm", "0.1518", "–", "not asked"],
+        ["tokens_per_characterskew: serving prompts, Jensen-Shannon divergence", "0.4321", "0.3", "✗ over"],
+        ["charactersskew: serving prompts, Jensen-Shannon divergence", "–", "–", "not asked"],
+    ]
+    assert "Anomalies of the documents" in data
+    assert "tokens_per_character of serving prompts is 0.4321" in data
+
+
+def test_a_run_without_a_data_validator_says_nothing_of_documents(content):
+    old = dataclasses.replace(content, data=dataclasses.replace(content.data, validation=None))
+    data = section(parsed(render_page(old)), "data")
+    assert "DataValidator" not in data
+    assert "31,725 documents were read" in data
+    found = dataclasses.replace(content.data.validation, anomalies=[])
+    quiet = dataclasses.replace(content, data=dataclasses.replace(content.data, validation=found))
+    assert "DataValidator found no anomalies of the documents." in section(parsed(render_page(quiet)), "data")
 
 
 def test_other_vocabularies_are_told(content):
