@@ -160,5 +160,6 @@ class _Activity:
         self._name, self._began = name, began
 
     def describe(self, now: float) -> str:
-        """`writing tflite, 12 s`."""
-        return f"{self._name}, {duration(now - self._began)}"
+        """`writing tflite, 12 s`; without the time where it only began."""
+        seconds = now - self._began
+        return self._name if seconds < 1 else f"{self._name}, {duration(seconds)}"
