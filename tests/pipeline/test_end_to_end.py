@@ -325,8 +325,11 @@ def test_a_student_worse_than_the_blessed_one_is_not_pushed(first, values, outpu
 def test_the_runs_of_the_folder_are_ranked_by_what_ml_metadata_knows(first, output, capsys):
     # After the two tests above: runs that were refused are among them, and nothing but the database is read.
     assert cli.main(["runs", str(output), "--by", "heldout_nll", "--json"]) == 0
-    ranked = json.loads(capsys.readouterr().out)
+    runs = json.loads(capsys.readouterr().out)
+    ranked = [run for run in runs if run["rank"] is not None]
     assert [run["rank"] for run in ranked] == list(range(1, len(ranked) + 1))
+    # One that stopped before training has no figures.
+    assert all(run["blessed"] is None for run in runs[len(ranked) :])
     reached = [run["figures"]["heldout_nll"] for run in ranked]
     assert reached == sorted(reached)
     assert {run["blessed"] for run in ranked} == {True, False}
