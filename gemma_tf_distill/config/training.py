@@ -31,8 +31,7 @@ class TrainingConfig:
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
       log_every: steps between scalars on TensorBoard and progress lines.
-      monitor: also measure model FLOPs utilisation, and what host and accelerators do.
-      group_norms: also measure gradients and updates by group of variables, in every step: some more passes over all weights.
+      monitor: also measure updates by group of variables, model FLOPs utilisation, and what host and accelerators do.
       early_stopping: keep the student that is best on the held-out split, and end when none gets better; none: the last one is kept.
       divergence: what is done about a loss that is no number, or jumps.
       profile_steps: the first and the last step of a profile for TensorBoard, counted from 1, of training in float; none: no profile.
@@ -54,7 +53,6 @@ class TrainingConfig:
     checkpoint_every: int = 50
     log_every: int = 5
     monitor: bool = True
-    group_norms: bool = False
     early_stopping: EarlyStoppingConfig | None = None
     divergence: DivergenceConfig = dataclasses.field(default_factory=DivergenceConfig)
     profile_steps: tuple[int, ...] | None = None

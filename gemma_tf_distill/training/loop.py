@@ -128,6 +128,7 @@ def fit(
     in_step = None if training.teacher_device is not None or not run.learn_from_teacher else teacher
     work = functools.partial(work_of, strategy, student, in_step, training.batch_size) if training.monitor else None
     metrics = DistillationMetrics(work=work)
+    update_norms = learner.update_norms(strategy).read if training.monitor else dict
 
     with contextlib.closing(checkpoints), contextlib.closing(stopping), contextlib.closing(profile), lines, learner.teaching:
         opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
@@ -145,7 +146,8 @@ def fit(
                 diverged = guard.diverged(step, metrics.last())
                 # What went wrong is shown before it ends the run.
                 if logs or diverged:
-                    lines.write(step, metrics.read(step, float(learner.optimizer.learning_rate)), opened.waiting)
+                    told = update_norms() | metrics.read(step, float(learner.optimizer.learning_rate))
+                    lines.write(step, told, opened.waiting)
                 if diverged:
                     roll_back.answer(diverged, checkpoints)
                     step = learner.steps_taken
