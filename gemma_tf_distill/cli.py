@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from gemma_tf_distill.config import Config, config_with, load_config, recipes
 from gemma_tf_distill.errors import ConfigError, UserError, refused_by_system
 from gemma_tf_distill.monitoring.console import Display, JsonDisplay, TextDisplay
+from gemma_tf_distill.monitoring.profile_signal import ignore_between_runs
 from gemma_tf_distill.monitoring.progress import Event, emit, listening
 from gemma_tf_distill.monitoring.run_report import render_outcome, render_stop
 from gemma_tf_distill.report.compare import compare
@@ -204,6 +205,7 @@ def _workers(options: argparse.Namespace) -> int:
     # XLA reads its flags when it compiles first.
     os.environ.update(config.xla.environment(os.environ))
     display = _display(options)
+    ignore_between_runs()
     with _quiet_stderr(), contextlib.closing(display):
         from components.distiller.workers import train_on_folders
         from gemma_tf_distill.xla.optimizer import check_flags

@@ -73,6 +73,8 @@ class TextDisplay:
             self._show_node(event["node"], event["state"])
         elif kind == "warning":
             self._line(f"warning: {event['message']}")
+        elif kind == "note":
+            self._line(event["message"])
         elif kind == "progress":
             if self._task is None or self._task.name != event["task"]:
                 self._task = _Task(event["task"])

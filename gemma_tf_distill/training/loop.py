@@ -18,7 +18,9 @@ from gemma_tf_distill.monitoring.devices import Devices
 from gemma_tf_distill.monitoring.distillation_metrics import DistillationMetrics
 from gemma_tf_distill.monitoring.hardware import HardwareMonitor
 from gemma_tf_distill.monitoring.input_wait import InputWait
+from gemma_tf_distill.monitoring.profile_signal import profile_signal
 from gemma_tf_distill.monitoring.profile_window import ProfileWindow
+from gemma_tf_distill.monitoring.profiler_server import start_profiler_server
 from gemma_tf_distill.training.divergence import DivergenceGuard
 from gemma_tf_distill.training.early_stopping import EarlyStopping, NoEarlyStopping
 from gemma_tf_distill.training.heldout import HeldoutMetrics
@@ -76,7 +78,8 @@ def fit(
 
     Raises:
       ConfigError: if a layer mapping, the prompt length, the quantization, the batch or the teacher's device does not fit, processes
-        would resume apart, early stopping has nothing to look at, or the profile's window ends after the last step.
+        would resume apart, early stopping has nothing to look at, the profile's window ends after the last step, or the profiler's port
+        can't be used.
       DivergenceError: if the loss is not finite or jumps, as often as `training.divergence` says, or stored targets are not numbers or of
         words that the student does not have; nothing that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
@@ -85,7 +88,8 @@ def fit(
     check_share(training, strategy.num_replicas_in_sync)
     if training.early_stopping is not None and evaluate is None:
         raise ConfigError("training.early_stopping is set, and fit has nothing to look at: give it an evaluate, or set it to null")
-    profile = ProfileWindow(training.profile_steps if is_chief(strategy) else None, run.tensorboard, total_steps)
+    profile = ProfileWindow(training.profile_steps if is_chief(strategy) else None, run.tensorboard, total_steps, run.name)
+    start_profiler_server(training.profiler_port)
     roll_back = RollBack(training.divergence, run.name, strategy)
     learner = make_learner(
         student,
@@ -130,7 +134,14 @@ def fit(
     metrics = DistillationMetrics(work=work)
     update_norms = learner.update_norms(strategy).read if training.monitor else dict
 
-    with contextlib.closing(checkpoints), contextlib.closing(stopping), contextlib.closing(profile), lines, learner.teaching:
+    with (
+        contextlib.closing(checkpoints),
+        contextlib.closing(stopping),
+        contextlib.closing(profile),
+        profile_signal(run.name, profile.ask),
+        lines,
+        learner.teaching,
+    ):
         opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
         while step < total_steps and not stopping.ends:
             with profile.step(step + 1):
