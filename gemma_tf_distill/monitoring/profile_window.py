@@ -36,7 +36,7 @@ class ProfileWindow:
         self._until: int | None = None
 
     def ask(self) -> None:
-        """Has the next `ASKED_STEPS` steps profiled. It only makes a mark, so that the handler of a signal may call it."""
+        """Has the next `ASKED_STEPS` steps profiled, or a whole call that takes more; a mark is made, as a signal's handler may."""
         self._asked = True
 
     def step(self, number: int) -> contextlib.AbstractContextManager[object]:
