@@ -18,6 +18,7 @@ from gemma_tf_distill.config import Config, config_with, load_config, recipes
 from gemma_tf_distill.errors import ConfigError, UserError, refused_by_system
 from gemma_tf_distill.monitoring.display import JSON, QUIET, STYLES, TEXT, displayed, make_display
 from gemma_tf_distill.monitoring.log_entries import LogEntries
+from gemma_tf_distill.monitoring.profile_signal import ignore_between_runs
 from gemma_tf_distill.monitoring.progress import LOG_VARIABLE, doing, emit, event_now
 from gemma_tf_distill.monitoring.run_report import render_outcome, render_stop
 from gemma_tf_distill.report.compare import compare
@@ -220,6 +221,7 @@ def _workers(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     # XLA reads its flags when it compiles first.
     os.environ.update(config.xla.environment(os.environ))
+    ignore_between_runs()
     with _quiet_stderr() as terminal, displayed(make_display(options.log, sys.stdout, terminal)):
         from components.distiller.workers import train_on_folders
         from gemma_tf_distill.xla.optimizer import check_flags

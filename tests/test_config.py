@@ -89,6 +89,7 @@ def test_the_demo_trains_on_as_much_as_it_promises():
             {"training": {"profile_steps": [9, 6]}},
             "training.profile_steps must be the first and the last step to profile, such as [10, 14]",
         ),
+        ({"training": {"profiler_port": 80}}, "training.profiler_port must be between 1024 and 65535, such as 6009, or null, not 80"),
         ({"training": {"profile_steps": [9]}}, "training.profile_steps must be the first and the last step to profile, such as [10, 14]"),
         (
             {

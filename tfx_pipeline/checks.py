@@ -5,6 +5,7 @@ from gemma_tf_distill.data.check import check_corpus
 from gemma_tf_distill.data.serving_prompts import read_serving_prompts
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.export.packages import check_export_packages, check_package
+from gemma_tf_distill.monitoring.profiler_server import check_profiler_port
 from tfx_pipeline.infra_validation import check_infra_validation
 
 
@@ -15,13 +16,14 @@ def check_inputs(config: Config) -> None:
       MissingExtraError: if TFX is missing, or what the export needs.
       WeightsError: if the teacher, or the preset that the student's sizes come from, is unknown, out of reach or damaged.
       ConfigError: if the student does not fit the teacher, the quantisation the student, or the student a `.tflite`, for flags that XLA
-        refuses, and where TensorFlow Serving is asked for and can't be started.
+        refuses, a profiler's port that is taken, and where TensorFlow Serving is asked for and can't be started.
       CorpusError: if the corpus, or the file of serving prompts, can't be read or has nothing in it.
     """
     check_package("tfx", "tfx", "gemma-distill run")
     check_export_packages(config.export, config.quantization)
     # First, since it needs no TensorFlow: most mistakes are told within a second or two.
     check_infra_validation(config.infra_validation)
+    check_profiler_port(config.training.profiler_port)
     check_corpus(config.corpus)
     if config.data_validation.serving_prompts is not None:
         read_serving_prompts(config.data_validation.serving_prompts, config.corpus.field, most=1)

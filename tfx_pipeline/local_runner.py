@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from components.failures import user_errors_of_workers
 from gemma_tf_distill.config import Config, config_from_dict
 from gemma_tf_distill.errors import UserError, refused_by_system
+from gemma_tf_distill.monitoring.profile_signal import ignore_between_runs
 from gemma_tf_distill.monitoring.progress import emit
 from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.node_events import NodeEvents
@@ -170,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--until", choices=STOPS)
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input is closed; needs a session of its own")
     options = parser.parse_args(arguments)
+    ignore_between_runs()
     if options.exit_with_parent:
         _exit_with_parent()
     try:

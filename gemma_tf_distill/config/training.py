@@ -31,11 +31,11 @@ class TrainingConfig:
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
       log_every: steps between scalars on TensorBoard and progress lines.
-      monitor: also measure model FLOPs utilisation, and what host and accelerators do.
-      group_norms: also measure gradients and updates by group of variables, in every step: some more passes over all weights.
+      monitor: also measure updates by group of variables, model FLOPs utilisation, and what host and accelerators do.
       early_stopping: keep the student that is best on the held-out split, and end when none gets better; none: the last one is kept.
       divergence: what is done about a loss that is no number, or jumps.
       profile_steps: the first and the last step of a profile for TensorBoard, counted from 1, of training in float; none: no profile.
+      profiler_port: where TensorBoard can capture a profile while training goes on; none: nowhere.
     """
 
     epochs: float = 1.0
@@ -54,10 +54,10 @@ class TrainingConfig:
     checkpoint_every: int = 50
     log_every: int = 5
     monitor: bool = True
-    group_norms: bool = False
     early_stopping: EarlyStoppingConfig | None = None
     divergence: DivergenceConfig = dataclasses.field(default_factory=DivergenceConfig)
     profile_steps: tuple[int, ...] | None = None
+    profiler_port: int | None = None
 
     def __post_init__(self) -> None:
         check(self.epochs > 0, "training.epochs", "above 0", self.epochs)
@@ -94,4 +94,6 @@ class TrainingConfig:
             "the first and the last step to profile, such as [10, 14], or null",
             None if window is None else list(window),
         )
+        port = self.profiler_port
+        check(port is None or 1024 <= port <= 65535, "training.profiler_port", "between 1024 and 65535, such as 6009, or null", port)
         check(self.optimizer_dtype in ("float32", "bfloat16"), "training.optimizer_dtype", "float32 or bfloat16", self.optimizer_dtype)

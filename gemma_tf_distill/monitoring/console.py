@@ -80,6 +80,8 @@ class TextDisplay:
             self._show_node(event["node"], event["state"])
         elif kind == "warning":
             self._line(f"warning: {event['message']}")
+        elif kind == "note":
+            self._line(event["message"])
         elif kind == "activity":
             self._step = _Activity(event["activity"], self._clock())
             self._patience = _PLAIN_SECONDS

@@ -1,10 +1,12 @@
-"""What the accelerators do: memory as TensorFlow's allocator counts it, utilisation as NVML measures it."""
+"""What the accelerators do: memory as TensorFlow's allocator counts it, utilisation as NVML or libtpu measure it."""
 
 import importlib
 import os
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from gemma_tf_distill.monitoring.tpu_counters import TpuCounters
 
 
 class DeviceReading(NamedTuple):
@@ -15,12 +17,14 @@ class DeviceReading(NamedTuple):
       peak_bytes: most memory that TensorFlow held on it.
       limit_bytes: of its memory; none where nobody says.
       busy: share of the last moments in which it computed, 0 to 1; none where nobody measures it.
+      used_bytes: of its memory, by all that use it, now; none where nobody says.
     """
 
     name: str
     peak_bytes: int
     limit_bytes: int | None = None
     busy: float | None = None
+    used_bytes: int | None = None
 
 
 class Devices:
@@ -32,7 +36,7 @@ class Devices:
 
     def __init__(self, limit_bytes: int | None = None):
         """Args:
-        limit_bytes: memory of an accelerator that NVML does not know, such as a TPU's chip.
+        limit_bytes: memory of an accelerator of which neither NVML nor libtpu knows it.
         """
         self._names = [device.name.removeprefix("/device:") for kind in ("GPU", "TPU") for device in tf.config.list_logical_devices(kind)]
         self._limit = limit_bytes
@@ -44,8 +48,10 @@ class Devices:
             self.absent.append("there is no accelerator: memory is the host's")
         if gpus:
             self._find_nvml(gpus)
-        if len(gpus) < len(self._names):
-            self.absent.append("utilisation of TPUs is not measured here: take a profile (training.profile_steps)")
+        self._tpus = [name for name in self._names if name.startswith("TPU")]
+        if self._tpus:
+            self._tpu_counters = TpuCounters()
+            self.absent += [self._tpu_counters.absent] if self._tpu_counters.absent else []
 
     def _find_nvml(self, gpus: list[str]) -> None:
         try:
@@ -64,12 +70,16 @@ class Devices:
     def read(self) -> list[DeviceReading]:
         """All accelerators as they are now."""
         readings = []
+        chips = dict(zip(self._tpus, self._tpu_counters.read(len(self._tpus)), strict=True)) if self._tpus else {}
         for name in self._names:
-            peak, limit, busy = tf.config.experimental.get_memory_info(name)["peak"], self._limit, None
+            peak, limit, busy, used = tf.config.experimental.get_memory_info(name)["peak"], self._limit, None, None
             if name in self._handles:
                 limit = self._nvml.nvmlDeviceGetMemoryInfo(self._handles[name]).total
                 busy = self._nvml.nvmlDeviceGetUtilizationRates(self._handles[name]).gpu / 100
-            readings.append(DeviceReading(name, peak, limit, busy))
+            if name in chips:
+                busy, used = chips[name].busy, chips[name].used_bytes
+                limit = chips[name].limit_bytes or limit
+            readings.append(DeviceReading(name, peak, limit, busy, used))
         return readings
 
 

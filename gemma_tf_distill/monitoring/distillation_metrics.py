@@ -9,7 +9,7 @@ import tensorflow as tf
 from gemma_tf_distill.monitoring.convergence import Convergence
 
 # A step's scalars that belong to training and data; all others are what is distilled.
-_TRAIN = ("gradient_norm", "update_norm")
+_TRAIN = ("gradient_norm",)
 _COUNTS = ("tokens", "window_tokens", "wrong_targets")
 
 

@@ -52,6 +52,6 @@ class HardwareMonitor:
         if host is not None:
             scalars |= {f"hardware/host/{name}": value for name, value in host._asdict().items() if value is not None}
         for device in devices:
-            values = {"peak_bytes": device.peak_bytes, "limit_bytes": device.limit_bytes, "busy": device.busy}
-            scalars |= {f"hardware/{device.name.replace(':', '_')}/{name}": value for name, value in values.items() if value is not None}
+            told = {name: value for name, value in device._asdict().items() if name != "name" and value is not None}
+            scalars |= {f"hardware/{device.name.replace(':', '_')}/{name}": value for name, value in told.items()}
         return HardwareReading(scalars, judge(wait, host, devices, mfu, several_steps=self._several_steps))

@@ -46,7 +46,7 @@ def emit(event: str, **fields: Any) -> None:
     Args:
       event: `stage` (what is done before the first node), `pipeline` (the `nodes` that follow), `node` (one changed its state),
         `progress` (a long step went on), `activity` (a long step that is not counted began), `warning` (a `message` that a person should
-        see), `error`, `outcome` or `stopped` (the run ended).
+        see), `note` (a `message` that may be of use), `error`, `outcome` or `stopped` (the run ended).
       **fields: what JSON can hold.
     """
     told = event_now(event, **fields)
@@ -94,6 +94,11 @@ def warn(message: str) -> None:
       message: what was found, with its figures, and what to do.
     """
     emit("warning", message=message)
+
+
+def note(message: str) -> None:
+    """Tells a person, in one line, of something that is there to be used, or of what became of what they asked for."""
+    emit("note", message=message)
 
 
 class Ticker:

@@ -60,7 +60,7 @@ def training_program(
       attention: how both models compute theirs; none: as KerasHub does.
     """
     blocks = None if attention is None else EfficientAttention(attention)
-    trainer = DistillationTrainer(training, distillation, total_steps=_STEPS, seed=seed, attention=blocks, group_norms=training.group_norms)
+    trainer = DistillationTrainer(training, distillation, total_steps=_STEPS, seed=seed, attention=blocks)
     with without_values():
         variables = trainer.trainable_variables(teacher, student)
     optimizer = make_optimizer(training, _STEPS, variables, stateless=True)

@@ -10,7 +10,7 @@ from gemma_tf_distill.config import DistillationConfig
 from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.training.batch_loss import Batch, Metrics, batch_loss, counting_mask
-from gemma_tf_distill.training.group_norms import group_norms
+from gemma_tf_distill.training.group_norms import group_norms, square_sum
 from gemma_tf_distill.training.optimizers import TakesSums
 from gemma_tf_distill.training.teacher_outputs import Teacher
 
@@ -49,11 +49,11 @@ def gradient_accumulation_step(
       variables: what to train; none: all of the student's.
       clip_norm: global gradient norm above which gradients are scaled down; none: they are not.
       compiled: compiles what a replica computes by itself, where the step as a whole is not compiled; none: as it is.
-      groups: of the variables, one name each, whose norms are told by themselves; none: they are not measured.
+      groups: of the variables, one name each, whose gradients' norms are told by themselves; none: only that of all of them.
 
     Returns:
       The loss's scalars for the whole batch, `gradient_norm` (before clipping) and `tokens` (that count); for each group also
-      `gradient_norm/group` (before clipping) and `update_norm/group` (of what the step adds to the variables).
+      `gradient_norm/group`.
 
     Raises:
       ConfigError: if the windows cannot be cut into that many equal parts.
@@ -76,19 +76,16 @@ def gradient_accumulation_step(
     terms, gradients = (gradients_of if compiled is None else compiled(gradients_of))({**batch, "mask": mask}, counted)
     if replicas > 1:
         terms, gradients = summed_over_replicas((terms, gradients))
-    norm = tf.linalg.global_norm(gradients)
-    norms: Metrics = {}
-    if groups is not None:
-        norms = group_norms("gradient_norm", groups, gradients)
-        before = [tf.identity(variable.value) for variable in variables]
+    # Clipping needs the sum of all squares, of which those of the groups are parts.
+    squares = [square_sum(gradient) for gradient in gradients]
+    norm = tf.sqrt(tf.add_n(squares))
+    norms = {} if groups is None else group_norms("gradient_norm", groups, squares)
     if clip_norm is not None:
         gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
     if replicas > 1 and not isinstance(optimizer, TakesSums):
         # Keras' own sum gradients over the replicas once more, where by now they are equal.
         gradients = [gradient / replicas for gradient in gradients]
     optimizer.apply(gradients, variables)
-    if groups is not None:
-        norms |= group_norms("update_norm", groups, [variable.value - old for variable, old in zip(variables, before, strict=True)])
     return {**terms, "gradient_norm": norm, **norms, "tokens": counted}
 
 

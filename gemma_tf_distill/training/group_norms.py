@@ -25,16 +25,21 @@ def _group(path: str) -> str:
     return "embedding" if path.startswith("token_embedding") else "feed_forward"
 
 
-def group_norms(name: str, groups: Sequence[str], tensors: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+def square_sum(tensor: tf.Tensor) -> tf.Tensor:
+    """The sum of a tensor's squares, a float32 scalar."""
+    # Half of it has a kernel of its own, which makes no tensor of squares where XLA doesn't compile.
+    return 2 * tf.nn.l2_loss(tf.cast(tensor, tf.float32))
+
+
+def group_norms(name: str, groups: Sequence[str], squares: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
     """Euclidean norms over all tensors of a group: float32 scalars, `name/group` each.
 
     Args:
       name: of what is measured.
       groups: one a tensor.
-      tensors: of any shapes.
+      squares: `square_sum` of each tensor.
     """
-    squares: dict[str, tf.Tensor] = {}
-    for group, tensor in zip(groups, tensors, strict=True):
-        square = tf.reduce_sum(tf.square(tf.cast(tensor, tf.float32)))
-        squares[group] = squares[group] + square if group in squares else square
-    return {f"{name}/{group}": tf.sqrt(square) for group, square in squares.items()}
+    sums: dict[str, tf.Tensor] = {}
+    for group, square in zip(groups, squares, strict=True):
+        sums[group] = sums[group] + square if group in sums else square
+    return {f"{name}/{group}": tf.sqrt(square) for group, square in sums.items()}

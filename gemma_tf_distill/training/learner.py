@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
@@ -16,12 +15,14 @@ from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.batch_loss import Batch, Metrics
 from gemma_tf_distill.training.checkpoints import Checkpoints
 from gemma_tf_distill.training.execution import Executed, Execution
+from gemma_tf_distill.training.group_norms import groups_of
 from gemma_tf_distill.training.layer_pairs import LayerPairs
 from gemma_tf_distill.training.on_policy import OnPolicySampler
-from gemma_tf_distill.training.optimizers import make_optimizer
+from gemma_tf_distill.training.optimizers import TakesSums, make_optimizer
 from gemma_tf_distill.training.run import Run
 from gemma_tf_distill.training.teacher_ahead import TeacherAhead, TeacherInStep
 from gemma_tf_distill.training.trainer import DistillationTrainer
+from gemma_tf_distill.training.update_norms import UpdateNorms
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
 # Of which `adaptive` mappings compare attention patterns, all layers' at once.
@@ -45,7 +46,7 @@ class Learner:
 
     student: Gemma
     teaching: TeacherInStep
-    optimizer: keras.Optimizer
+    optimizer: TakesSums
     quantized: ModelQuantization | None
     pairs: LayerPairs
     own_words: OnPolicySampler | None
@@ -79,6 +80,11 @@ class Learner:
         metrics = self.own_trainer.train_step(batch, self.teaching.teacher, self.student, self.optimizer)
         metrics |= {"window_tokens": tf.cast(tf.size(tokens), tf.float32), "wrong_targets": tf.constant(0.0)}
         return Executed(1, metrics, metrics)
+
+    def update_norms(self, strategy: tf.distribute.Strategy) -> UpdateNorms:
+        """Of what is trained."""
+        variables = [*self.student.backbone.trainable_variables, *self.pairs.trainable_variables]
+        return UpdateNorms(self.optimizer, variables, groups_of(self.student, variables), strategy)
 
     def checkpoints(self, strategy: tf.distribute.Strategy, folder: str, **more: Any) -> Checkpoints:
         """Of all that changes with training, and `more`."""
@@ -150,7 +156,6 @@ def make_learner(
             quantization=quantized,
             attention=attention,
             xla=xla,
-            group_norms=training.group_norms,
         )
 
     trainer = make_trainer(distillation)

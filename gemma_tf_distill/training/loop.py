@@ -18,7 +18,9 @@ from gemma_tf_distill.monitoring.devices import Devices
 from gemma_tf_distill.monitoring.distillation_metrics import DistillationMetrics
 from gemma_tf_distill.monitoring.hardware import HardwareMonitor
 from gemma_tf_distill.monitoring.input_wait import InputWait
+from gemma_tf_distill.monitoring.profile_signal import profile_signal
 from gemma_tf_distill.monitoring.profile_window import ProfileWindow
+from gemma_tf_distill.monitoring.profiler_server import start_profiler_server
 from gemma_tf_distill.training.divergence import DivergenceGuard
 from gemma_tf_distill.training.early_stopping import EarlyStopping, NoEarlyStopping
 from gemma_tf_distill.training.heldout import HeldoutMetrics
@@ -81,8 +83,8 @@ def fit(
 
     Raises:
       ConfigError: if the folder of event files can't be written to, a layer mapping, the prompt length, the quantization, the batch or the
-        teacher's device does not fit, processes would resume apart, early stopping has nothing to look at, or the profile's window ends
-        after the last step.
+        teacher's device does not fit, processes would resume apart, early stopping has nothing to look at, the profile's window ends after
+        the last step, or the profiler's port can't be used.
       DivergenceError: if the loss is not finite or jumps, as often as `training.divergence` says, or stored targets are not numbers or of
         words that the student does not have; nothing that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
@@ -93,7 +95,8 @@ def fit(
         raise ConfigError("training.early_stopping is set, and fit has nothing to look at: give it an evaluate, or set it to null")
     if is_chief(strategy):
         check_log_folder(run.tensorboard)
-    profile = ProfileWindow(training.profile_steps if is_chief(strategy) else None, run.tensorboard, total_steps)
+    profile = ProfileWindow(training.profile_steps if is_chief(strategy) else None, run.tensorboard, total_steps, run.name)
+    start_profiler_server(training.profiler_port)
     roll_back = RollBack(training.divergence, run.name, strategy)
     learner = make_learner(
         student,
@@ -136,11 +139,19 @@ def fit(
     in_step = None if training.teacher_device is not None or not run.learn_from_teacher else teacher
     work = functools.partial(work_of, strategy, student, in_step, training.batch_size) if training.monitor else None
     metrics = DistillationMetrics(work=work)
+    update_norms = learner.update_norms(strategy).read if training.monitor else dict
     snapshots = None
     if training.monitor and is_chief(strategy):
         snapshots = Snapshots(student, next(iter(batches(0).take(1)))["tokens"], learner.quantized)
 
-    with contextlib.closing(checkpoints), contextlib.closing(stopping), contextlib.closing(profile), lines, learner.teaching:
+    with (
+        contextlib.closing(checkpoints),
+        contextlib.closing(stopping),
+        contextlib.closing(profile),
+        profile_signal(run.name, profile.ask),
+        lines,
+        learner.teaching,
+    ):
         opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
         if snapshots is not None and step == 0:
             values = hyperparameters(run, student, training, distillation, quantization)
@@ -160,7 +171,8 @@ def fit(
                 diverged = guard.diverged(step, metrics.last())
                 # What went wrong is shown before it ends the run.
                 if logs or diverged:
-                    lines.write(step, metrics.read(step, float(learner.optimizer.learning_rate)), opened.waiting)
+                    told = update_norms() | metrics.read(step, float(learner.optimizer.learning_rate))
+                    lines.write(step, told, opened.waiting)
                 if diverged:
                     roll_back.answer(diverged, checkpoints)
                     step = learner.steps_taken

@@ -1,7 +1,7 @@
 """AdamW with a linear warm-up and a cosine decay, the recipe of most language-model papers."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,35 @@ FINAL_FRACTION = 0.1
 
 class TakesSums(keras.optimizers.AdamW):
     """AdamW for gradients that are sums over all replicas already, which Keras would send over the links once more."""
+
+    def latest_updates(self, variables: Sequence[keras.Variable], measure: Callable[[tf.Tensor], tf.Tensor]) -> list[tf.Tensor]:
+        """Something of what the latest step added to each variable, worked out from what it left behind.
+
+        Its slots hold both moments (Kingma & Ba 2015, algorithm 1), and what decayed (Loshchilov & Hutter 2019, algorithm 2) is a share of
+        the weights from before, which weights and moments tell together. So nothing has to be kept while steps are taken. Rounding apart
+        this is what was added; from slots in bfloat16, to three digits.
+
+        Args:
+          variables: of those that it was built for, after at least one step.
+          measure: from an update, float32 [...] as its variable, to what is wanted of it.
+        """
+        steps = tf.cast(self.iterations.value, tf.float32)
+        rate = tf.cast(self._learning_rate(self.iterations.value - 1), tf.float32)
+        size = rate * tf.sqrt(1 - self.beta_2**steps) / (1 - self.beta_1**steps)
+
+        def measured(value: tf.Tensor, momentum: tf.Tensor, velocity: tf.Tensor, decay: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+            momentum, velocity = tf.cast(momentum, tf.float32), tf.cast(velocity, tf.float32)
+            return measure(-(size * momentum / (tf.sqrt(velocity) + self.epsilon) + decay * value) / (1 - decay))
+
+        # Compiled once for each shape: there are a few, and hundreds of variables.
+        compiled = tf.function(measured, jit_compile=True, autograph=False)
+        found = []
+        for variable in variables:
+            index = self._get_variable_index(variable)
+            decay = rate * self.weight_decay if self._use_weight_decay(variable) else tf.zeros([])
+            read = [tf.convert_to_tensor(one) for one in (variable.value, self._momentums[index].value, self._velocities[index].value)]
+            found.append(compiled(*read, decay, size))
+        return found
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Iterable[tuple[tf.Tensor, Any]]) -> list[tuple[tf.Tensor, Any]]:
         return list(grads_and_vars)
@@ -69,7 +98,7 @@ def make_optimizer(
     *,
     stateless: bool = False,
     rate_factor: tf.Variable | None = None,
-) -> keras.optimizers.AdamW:
+) -> TakesSums:
     """An optimizer, built for `variables`; weight decay is left off vectors (norm scales).
 
     Args:

@@ -39,7 +39,6 @@ class DistillationTrainer:
         quantization: ModelQuantization | None = None,
         attention: EfficientAttention | None = None,
         xla: XLAOptimizer | None = None,
-        group_norms: bool = False,
     ):
         """Args:
           training: clipping, accumulation, layer dropout.
@@ -52,7 +51,6 @@ class DistillationTrainer:
           quantization: of the student that `train_step` is given, which then learns as it will be stored; none: it learns in float.
           attention: how student and live teacher compute theirs; none: as KerasHub does.
           xla: what compiles a step; none: whole steps, without flags.
-          group_norms: also measure gradients and updates for each of `group_norms.GROUPS` that is trained.
 
         Raises:
           ConfigError: if something is scheduled and `total_steps` is missing.
@@ -72,7 +70,6 @@ class DistillationTrainer:
         self._quantization = quantization
         self._attention = attention
         self._xla = XLAOptimizer() if xla is None else xla
-        self._group_norms = group_norms
         self._steps: dict[tuple[int, ...], Callable[[Batch], Metrics]] = {}
 
     def trainable_variables(self, teacher_model: Teacher | None, student_model: Gemma) -> list[keras.Variable]:
@@ -93,8 +90,8 @@ class DistillationTrainer:
           optimizer: built for `trainable_variables`, or not built yet.
 
         Returns:
-          Float32 scalars: `loss`, its terms, `alpha` and `temperature` where they change, `gradient_norm` (before clipping),
-          `tokens` (that count), and where they are asked for `gradient_norm/…` and `update_norm/…` of each group.
+          Float32 scalars: `loss`, its terms, `alpha` and `temperature` where they change, `gradient_norm` (before clipping) and
+          `gradient_norm/…` of each of `group_norms.GROUPS` that is trained, `tokens` (that count).
 
         Raises:
           ConfigError: if what the config asks for needs a live teacher, or targets, that are not given, or if the trainer's quantization
@@ -194,7 +191,7 @@ class DistillationTrainer:
             parts,
             loss=loss,
             variables=variables,
-            groups=groups_of(student, variables) if self._group_norms else None,
+            groups=groups_of(student, variables),
             clip_norm=self._training.clip_norm,
             compiled=self._xla.compile if tf.distribute.has_strategy() and not compiles_itself(tf.distribute.get_strategy()) else None,
         )

@@ -128,6 +128,14 @@ def test_a_failed_node_is_said(clock):
     assert stream.getvalue().splitlines()[-1] == "[ 2/2] Distiller failed"
 
 
+def test_warnings_and_notes_are_lines_of_their_own(clock):
+    stream = io.StringIO()
+    display = TextDisplay(stream, live=False, clock=clock)
+    display.show({"time": 0.0, "event": "warning", "message": "a full disk"})
+    display.show({"time": 0.0, "event": "note", "message": "kill -USR1 7 takes a profile"})
+    assert stream.getvalue().splitlines() == ["warning: a full disk", "kill -USR1 7 takes a profile"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -1,4 +1,4 @@
-"""Readings of this machine, of counters that a test moves, and of a GPU that only NVML's module says there is."""
+"""Readings of this machine, of counters that a test moves, and of a GPU and TPUs that only NVML's and libtpu's modules say there are."""
 
 import sys
 import types
@@ -7,6 +7,7 @@ import psutil
 import pytest
 import tensorflow as tf
 
+from gemma_tf_distill.monitoring import tpu_counters
 from gemma_tf_distill.monitoring.devices import Devices
 from gemma_tf_distill.monitoring.hardware import HardwareMonitor
 from gemma_tf_distill.monitoring.host import Host
@@ -121,3 +122,61 @@ def test_a_gpu_without_nvml_is_measured_by_tensorflow_alone(one_gpu, monkeypatch
     assert devices.absent == ["utilisation of GPUs is not measured: NVML says Driver Not Loaded"]
     (reading,) = devices.read()
     assert (reading.peak_bytes, reading.limit_bytes, reading.busy) == (15 * 2**30, 20 * 2**30, None)
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    """TensorFlow believes in four TPU devices of this machine, each with a peak of 3 GiB."""
+    listed = tf.config.list_logical_devices
+    cores = [types.SimpleNamespace(name=f"/device:TPU:{index}") for index in range(4)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: cores if kind == "TPU" else listed(kind))
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", lambda name: {"current": 2**30, "peak": 3 * 2**30})
+    monkeypatch.setattr(tpu_counters, "attached_chips", lambda: ["/dev/accel0"])
+
+
+def libtpu(monkeypatch, metrics):
+    """What libtpu tells of its chips, as lists of texts; what it does not know is empty."""
+
+    def get_metric(name):
+        values = metrics.get(name, [])
+        if values is None:
+            raise RuntimeError(f"Failed to get metric values for {name}")
+        return types.SimpleNamespace(data=lambda: values)
+
+    monkeypatch.setitem(sys.modules, "libtpu.sdk", types.SimpleNamespace(tpumonitoring=types.SimpleNamespace(get_metric=get_metric)))
+
+
+def test_libtpu_is_asked_for_the_chips(four_cores, monkeypatch):
+    gib = str(16 * 2**30)
+    metrics = {
+        "duty_cycle_pct": ["95.50", "20.00", "0.00", "100.00"],
+        "hbm_capacity_usage": ["1073741824", "0", "0", "5"],
+        "hbm_capacity_total": [gib, gib, gib, gib],
+    }
+    libtpu(monkeypatch, metrics)
+    monitor = HardwareMonitor()
+    assert monitor.absent == []
+    found = monitor.monitor_step()
+    assert found.scalars["hardware/TPU_0/busy"] == pytest.approx(0.955) and found.scalars["hardware/TPU_2/busy"] == 0
+    assert found.scalars["hardware/TPU_0/used_bytes"] == 2**30 and found.scalars["hardware/TPU_3/limit_bytes"] == 16 * 2**30
+    assert found.scalars["hardware/TPU_1/peak_bytes"] == 3 * 2**30
+    assert found.verdict.kind == "host-bound" and found.verdict.figure.startswith("TPU:1 is busy 20% of its time")
+    # Two cores of a chip are two devices, of what can't be told apart nothing is said, and no failure ends a training.
+    metrics |= {"duty_cycle_pct": ["80.00", "90.00"], "hbm_capacity_usage": ["1", "2", "3"], "hbm_capacity_total": None}
+    readings = Devices(limit_bytes=7).read()
+    assert [reading.busy for reading in readings] == [0.8, 0.8, 0.9, 0.9]
+    assert {(reading.used_bytes, reading.limit_bytes) for reading in readings} == {(None, 7)}
+
+
+def test_what_libtpu_does_not_tell_is_said(four_cores, monkeypatch):
+    libtpu(monkeypatch, {"duty_cycle_pct": None})
+    devices = Devices()
+    assert devices.absent[0].startswith("utilisation of TPUs is not measured: libtpu counts nothing yet")
+    assert [reading.busy for reading in devices.read()] == [None] * 4
+    for module in (types.SimpleNamespace(), None):
+        monkeypatch.setitem(sys.modules, "libtpu.sdk", module)
+        assert "pip install -U libtpu" in Devices().absent[0]
+    monkeypatch.setattr(tpu_counters, "attached_chips", lambda: [])
+    devices = Devices(limit_bytes=7)
+    assert "this machine has none of its own" in devices.absent[0] and "training.profile_steps" in devices.absent[0]
+    assert devices.read()[3] == ("TPU:3", 3 * 2**30, 7, None, None)

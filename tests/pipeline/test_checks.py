@@ -1,5 +1,7 @@
 """What is told before anything is computed."""
 
+import socket
+
 import pytest
 
 from gemma_tf_distill.config import config_from_dict
@@ -91,3 +93,11 @@ def test_docker_that_is_not_there(saved_teacher, monkeypatch):
     config = {"name": "checks", "teacher": {"source": saved_teacher}, "corpus": {"source": "docstrings:numpy"}}
     with pytest.raises(ConfigError, match="there is no docker on PATH"):
         check_inputs(config_from_dict({**config, "infra_validation": "docker"}))
+
+
+def test_a_port_that_is_taken_is_told_before_the_teacher_scores(saved_teacher):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = {"name": "checks", "teacher": {"source": saved_teacher}, "training": {"profiler_port": port}}
+        with pytest.raises(ConfigError, match=rf"training\.profiler_port is {port}"):
+            check_inputs(config_from_dict(config))

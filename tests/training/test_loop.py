@@ -18,7 +18,7 @@ from gemma_tf_distill.training import loop
 from gemma_tf_distill.training.divergence import DivergenceError
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 
-TRAINING = TrainingConfig(batch_size=4, learning_rate=5e-3, checkpoint_every=3, log_every=2, group_norms=True)
+TRAINING = TrainingConfig(batch_size=4, learning_rate=5e-3, checkpoint_every=3, log_every=2)
 
 
 class Killed(Exception):

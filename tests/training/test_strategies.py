@@ -25,6 +25,7 @@ MIRRORED = """
 
     import keras_hub, numpy as np, tensorflow as tf
     from gemma_tf_distill.training.loop import Run, fit
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder, WINDOW, WORDS = pathlib.Path(sys.argv[1]), 10, 40
     random = np.random.default_rng(0)
@@ -56,21 +57,29 @@ MIRRORED = """
         training = TrainingConfig(
             batch_size=4, accumulation_steps=parts, learning_rate=1e-3, layer_dropout=0.5, log_every=3, checkpoint_every=3
         )
-        run = Run(name=name, learn_from_teacher=True, checkpoints=str(folder / name), tensorboard=str(folder / "events"))
+        run = Run(name=name, learn_from_teacher=True, checkpoints=str(folder / name), tensorboard=str(folder / "events" / name))
         fit(
             model, run, batches, training=training, distillation=DistillationConfig(top_k=3), total_steps=6, strategy=strategy,
             steps_per_execution=steps,
         )
         return model
 
+    def update_norms(name):
+        events = EventAccumulator(str(folder / "events" / name), size_guidance={"tensors": 0})
+        events.Reload()
+        tags = [tag for tag in events.Tags()["tensors"] if tag.startswith("train/update_norm/")]
+        return {f"{tag} {e.step}": float(tf.make_ndarray(e.tensor_proto)) for tag in tags for e in events.Tensors(tag)}
+
     def difference(a, b):
         return float(max(np.abs(x - y).max() for x, y in zip(a.backbone.get_weights(), b.backbone.get_weights())))
 
     one = trained("one", tf.distribute.get_strategy(), 2, 1)
     two = trained("two", mirrored, 1, 1)
+    norms = [update_norms(name) for name in ("one", "two")]
     # Its checkpoint of the third step is the last that it made: the other three are done again, in one call.
     resumed = trained("two", mirrored, 1, 3)
-    print(json.dumps({"two": difference(one, two), "resumed": difference(two, resumed), "moved": difference(one, student())}))
+    found = {"two": difference(one, two), "resumed": difference(two, resumed), "moved": difference(one, student())}
+    print(json.dumps({**found, "norms": norms}))
 """
 
 
@@ -88,12 +97,15 @@ def test_two_devices_train_the_student_of_one(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["two"] <= 1e-6 < 1e-3 < found["moved"]
     assert found["resumed"] == 0
+    one, two = found["norms"]
+    assert one.keys() == two.keys() and len(one) == 4 * 3
+    assert two == pytest.approx(one, rel=1e-3) and min(one.values()) >= 0 < max(one.values())
 
 
-def test_steps_in_one_call_are_the_steps_one_by_one(scored_windows, make_student, tmp_path):
+def test_steps_in_one_call_are_the_steps_one_by_one_watched_or_not(scored_windows, make_student, tmp_path):
     one_by_one, together = make_student(num_layers=1), make_student(num_layers=1)
     for student, steps in ((one_by_one, 1), (together, 2)):
-        training = TrainingConfig(batch_size=4, learning_rate=5e-3, log_every=2, checkpoint_every=2)
+        training = TrainingConfig(batch_size=4, learning_rate=5e-3, log_every=2, checkpoint_every=2, monitor=steps == 2)
         folder = tmp_path / str(steps)
         fit(
             student,
