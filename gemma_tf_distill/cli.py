@@ -12,17 +12,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from gemma_tf_distill.config import Config, config_with, load_config, recipes
 from gemma_tf_distill.errors import ConfigError, UserError, refused_by_system
-from gemma_tf_distill.monitoring.console import Display, JsonDisplay, TextDisplay
-from gemma_tf_distill.monitoring.progress import Event, emit, listening
+from gemma_tf_distill.monitoring.display import JSON, QUIET, STYLES, TEXT, displayed, make_display
+from gemma_tf_distill.monitoring.log_entries import LogEntries
+from gemma_tf_distill.monitoring.progress import LOG_VARIABLE, doing, emit, event_now
 from gemma_tf_distill.monitoring.run_report import render_outcome, render_stop
 from gemma_tf_distill.report.compare import compare
 from gemma_tf_distill.report.runs import read_run
 from gemma_tf_distill.xla.attached import skip_metadata_without_tpu
-from tfx_pipeline.exit_codes import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
+from tfx_pipeline.exit_codes import EXIT_BROKEN_PIPE, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_NOT_BLESSED, EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.launcher import RunFailedError, launch
 from tfx_pipeline.stops import STOPS, check_runner
 
@@ -36,6 +37,7 @@ _EXIT_CODES = """exit codes:
   3    run: the model did not pass the gates, nothing was pushed; parity: a file is not what the student is;
        preflight: it does not fit the TPU
   130  interrupted; run goes on from there when it is called again
+  141  nobody read what was printed any more; run goes on as after 130
 """
 
 
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folder of the run (default: outputs/NAME); with vertex the job file (NAME-job.json)",
     )
-    run.add_argument("--log", choices=("text", "json"), default="text", help="how progress is told (default: text)")
+    _add_log(run)
     run.add_argument("--until", choices=STOPS, help="stop after this component; with the next call the run goes on")
     run.set_defaults(function=_run)
     vertex = run.add_argument_group("with --runner vertex")
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     workers.add_argument("--tokenizer", required=True, metavar="DIR", help="what it names as tokenizer")
     workers.add_argument("--output", required=True, metavar="DIR", help="where the student goes; shared by all hosts")
     workers.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
-    workers.add_argument("--log", choices=("text", "json"), default="text", help="how progress is told (default: text)")
+    _add_log(workers)
     workers.set_defaults(function=_workers)
 
     generate = commands.add_parser("generate", help="complete a prompt with an exported model")
@@ -100,12 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("prompt", metavar="PROMPT")
     generate.add_argument("--max-new-tokens", type=_at_least_one, default=48, metavar="N", help="tokens to add at the most (default: 48)")
+    _add_log(generate)
     generate.set_defaults(function=_generate)
 
     export = commands.add_parser("export", help="write a Gemma 3 as it is in every format, without distilling")
     export.add_argument("source", metavar="SOURCE", help="gguf:package, gguf:PATH, preset:NAME or a folder saved by KerasHub")
     export.add_argument("folder", metavar="FOLDER", help="where the files go")
     export.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
+    _add_log(export)
     export.set_defaults(function=_export)
 
     parity = commands.add_parser(
@@ -118,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("--student", metavar="SOURCE", help="what was exported, where the manifest's own is no longer there")
     parity.add_argument("--text", metavar="SOURCE", help="on what to compare, as corpus.source (default: what the pipeline held out)")
     parity.add_argument("--tokens", type=_at_least_one, metavar="N", help="how much of it (default: export.parity_tokens)")
+    _add_log(parity)
     parity.set_defaults(function=_parity)
 
     compare = commands.add_parser("compare", help="runs and pushed versions beside their teachers, controls and earlier pushes")
@@ -158,12 +163,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     preflight.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="change a config key")
     preflight.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
+    _add_log(preflight)
     preflight.set_defaults(function=_preflight)
 
     doctor = commands.add_parser("doctor", help="show versions, devices, and which weights are in reach")
     doctor.add_argument("--json", action="store_true", dest="as_json", help="as one JSON object")
     doctor.set_defaults(function=_doctor)
     return parser
+
+
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log",
+        choices=STYLES,
+        help="how progress is told: text, json (JSON lines as Cloud Logging reads them) or quiet (warnings alone) "
+        f"(default: {LOG_VARIABLE} of the environment, else text)",
+    )
 
 
 def _at_least_one(text: str) -> int:
@@ -183,46 +198,46 @@ def _run(options: argparse.Namespace) -> int:
         if getattr(options, name):
             raise ConfigError(f"--{name.replace('_', '-')} needs --runner vertex")
     output = options.output or pathlib.Path("outputs") / config.name
-    as_json = options.log == "json"
-    outcome = launch(config, output, options.runner, _display(options), options.until)
+    as_json = options.log == JSON
+    outcome = launch(config, output, options.runner, make_display(options.log, sys.stdout, sys.stderr), options.until)
     if outcome["event"] == "stopped":
         if not as_json:
             command = ["gemma-distill", "workers", options.config, *(part for text in options.overrides for part in ("--set", text))]
-            print(f"\n{render_stop(outcome, command)}")
+            _print_result(options, render_stop(outcome, command))
         return EXIT_OK
     if not as_json:
-        print(f"\n{render_outcome(outcome['report'], outcome['failures'], outcome['samples'])}\n\nreport   {output / 'report.html'}")
+        result = render_outcome(outcome["report"], outcome["failures"], outcome["samples"])
+        _print_result(options, f"{result}\n\nreport   {output / 'report.html'}")
     return EXIT_OK if outcome["report"]["blessed"] else EXIT_NOT_BLESSED
 
 
-def _display(options: argparse.Namespace) -> Display:
-    return JsonDisplay(sys.stdout) if options.log == "json" else TextDisplay(sys.stdout, live=sys.stdout.isatty())
+def _print_result(options: argparse.Namespace, result: str) -> None:
+    """Prints what a run came to, apart from the progress before it, where there is some."""
+    print(result if options.log == QUIET else f"\n{result}")
 
 
 def _workers(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     # XLA reads its flags when it compiles first.
     os.environ.update(config.xla.environment(os.environ))
-    display = _display(options)
-    with _quiet_stderr(), contextlib.closing(display):
+    with _quiet_stderr() as terminal, displayed(make_display(options.log, sys.stdout, terminal)):
         from components.distiller.workers import train_on_folders
         from gemma_tf_distill.xla.optimizer import check_flags
-
-        def show(event: Event) -> None:
-            display.show(event)
-            display.tick()
 
         # Where a TPU is driven, TensorFlow compiles nothing that could be tried on a CPU.
         if config.strategy.name != "tpu":
             check_flags(config.xla)
-        with listening(show):
-            emit("stage", stage=f"training on {config.strategy.name}")
-            metrics = train_on_folders(config, options.examples, options.tokenizer, options.output)
-    if metrics and options.log == "text":
-        print(
-            f"\nheld-out NLL {metrics['heldout_nll']:.3f} nats a token, before training {metrics['heldout_nll_initial']:.3f}; "
+        emit("stage", stage=f"training on {config.strategy.name}")
+        metrics = train_on_folders(config, options.examples, options.tokenizer, options.output)
+        # Where this host is not the chief, another one tells.
+        result = metrics and (
+            f"held-out NLL {metrics['heldout_nll']:.3f} nats a token, before training {metrics['heldout_nll_initial']:.3f}; "
             f"gemma-distill export {os.path.join(options.output, 'student')} FOLDER writes its files"
         )
+        if result and options.log == JSON:
+            emit("trained", message=result, metrics=metrics)
+    if result and options.log != JSON:
+        _print_result(options, result)
     return EXIT_OK
 
 
@@ -236,7 +251,12 @@ def _run_vertex(config: Config, options: argparse.Namespace) -> int:
         command.append("--dry-run")
     # What TFX and TensorFlow say while they are imported is of no use here.
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    sys.stdout.write(done.stdout)
+    display = make_display(JSON, sys.stdout, sys.stderr)
+    for line in done.stdout.splitlines():
+        if options.log == JSON:
+            display.show(event_now("job", message=line))
+        else:
+            print(line)
     if done.returncode == EXIT_OK:
         return EXIT_OK
     lines = done.stderr.strip().splitlines() or [f"the compiler ended with exit code {done.returncode}"]
@@ -246,11 +266,15 @@ def _run_vertex(config: Config, options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    with _quiet_stderr():
-        from gemma_tf_distill.export.generation import clean_prompt, load_generator
+    with _quiet_stderr() as terminal:
+        with displayed(make_display(options.log, terminal, terminal)):
+            doing(f"loading {options.model}")
+            from gemma_tf_distill.export.generation import clean_prompt, load_generator
 
-        completion = load_generator(options.model).generate(options.prompt, options.max_new_tokens)
-        sys.stdout.write(clean_prompt(options.prompt))
+            completion = load_generator(options.model).generate(options.prompt, options.max_new_tokens)
+            doing("reading the prompt")
+            first = next(completion, "")
+        sys.stdout.write(clean_prompt(options.prompt) + first)
         sys.stdout.flush()
         for piece in completion:
             sys.stdout.write(piece)
@@ -272,26 +296,19 @@ def _export(options: argparse.Namespace) -> int:
     config = config_with({"name": "exported", "teacher": {"source": options.source}}, options.overrides)
     # With oneDNN TensorFlow keeps all memory that it ever freed, a third of what an export takes, and nothing here multiplies matrices.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    with _quiet_stderr() as terminal:
+    with _quiet_stderr() as terminal, displayed(make_display(options.log, terminal, terminal)):
         from gemma_tf_distill.export.standalone import export_model
 
-        formats = len(config.export.formats)
-        export_model(config, options.folder, lambda done: os.write(terminal, f"wrote {done} of {formats} formats\n".encode()))
+        export_model(config, options.folder)
     print(f"exported to {options.folder}; gemma-distill parity {options.folder} compares each file with the model")
     return EXIT_OK
 
 
 def _parity(options: argparse.Namespace) -> int:
-    with _quiet_stderr() as terminal:
+    with _quiet_stderr() as terminal, displayed(make_display(options.log, terminal, terminal)):
         from gemma_tf_distill.export.parity.version import parity_of_version
 
-        report = parity_of_version(
-            options.folder,
-            student=options.student,
-            text=options.text,
-            tokens=options.tokens,
-            progress=lambda done, total: os.write(terminal, f"compared {done} of {total} files\n".encode()),
-        )
+        report = parity_of_version(options.folder, student=options.student, text=options.text, tokens=options.tokens)
     print(json.dumps(report.to_dict(), indent=2) if options.as_json else report.render())
     return EXIT_OK if report.passed else EXIT_NOT_BLESSED
 
@@ -322,12 +339,12 @@ def _report(options: argparse.Namespace) -> int:
 
 def _preflight(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
-    with _quiet_stderr() as terminal:
+    with _quiet_stderr() as terminal, displayed(make_display(options.log, terminal, terminal)):
         from gemma_tf_distill.preflight.preflight import preflight
         from gemma_tf_distill.preflight.text import render
 
         def tell(line: str) -> None:
-            os.write(terminal, f"{line}\n".encode())
+            emit("stage", stage=line)
 
         report = preflight(config, options.tpu, words=options.words, largest=options.largest, full_effort=options.full_effort, tell=tell)
     print(json.dumps(report.to_dict(), indent=2) if options.as_json else render(report))
@@ -341,28 +358,26 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[int]:
+def _quiet_stderr() -> Iterator[TextIO]:
     """Keeps back what C++ libraries write to standard error, and writes it only where the block ends with an unexpected error.
 
     Yields:
-      The file descriptor of the real one.
+      The real one.
     """
     sys.stderr.flush()
-    real = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
+    with tempfile.TemporaryFile() as kept, open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace") as real:
         os.dup2(kept.fileno(), 2)
         try:
             yield real
-        except (UserError, KeyboardInterrupt):
+        except (UserError, KeyboardInterrupt, BrokenPipeError):
             raise
         except BaseException:
             kept.seek(0)
-            os.write(real, kept.read())
+            real.write(kept.read().decode(errors="replace"))
             raise
         finally:
             sys.stderr.flush()
-            os.dup2(real, 2)
-            os.close(real)
+            os.dup2(real.fileno(), 2)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -374,26 +389,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     # So that ending this process also ends what it started.
     signal.signal(signal.SIGTERM, _terminate)
     skip_metadata_without_tpu()
+    # The display tells what a process without one would print.
+    style = os.environ.pop(LOG_VARIABLE, TEXT)
     try:
+        if style not in STYLES:
+            raise ConfigError(f"{LOG_VARIABLE} is {style!r} in the environment: set it to one of {', '.join(STYLES)}")
         options = _parser().parse_args(argv)
+        if "log" in options:
+            style = options.log = options.log or style
         function: Callable[[argparse.Namespace], int] = options.function
-        return function(options)
+        code = function(options)
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        return _tell(error, EXIT_USER_ERROR)
+        return _tell(style, error, EXIT_USER_ERROR)
     except RunFailedError as error:
-        return _tell(error, EXIT_FAILURE)
+        return _tell(style, error, EXIT_FAILURE)
+    except BrokenPipeError:
+        # Python writes what is left when it ends, and would fail again.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        return EXIT_BROKEN_PIPE
     except OSError as error:
         if refused := refused_by_system(error):
-            return _tell(refused, EXIT_USER_ERROR)
+            return _tell(style, refused, EXIT_USER_ERROR)
         raise
     except KeyboardInterrupt:
-        print("\ngemma-distill: interrupted; run goes on from there when it is called again", file=sys.stderr)
+        message = "gemma-distill: interrupted; run goes on from there when it is called again"
+        sys.stderr.write(_as_entry("warning", message=message) if style == JSON else f"\n{message}\n")
         return EXIT_INTERRUPTED
 
 
-def _tell(error: Exception, code: int) -> int:
-    print(f"gemma-distill: error: {' '.join(str(error).split())}", file=sys.stderr)
+def _tell(style: str, error: Exception, code: int) -> int:
+    message = f"gemma-distill: error: {' '.join(str(error).split())}"
+    kind = "user" if code == EXIT_USER_ERROR else "failure"
+    sys.stderr.write(_as_entry("error", kind=kind, message=message) if style == JSON else f"{message}\n")
     return code
+
+
+def _as_entry(event: str, **fields: str) -> str:
+    return LogEntries().line(event_now(event, **fields))
 
 
 if __name__ == "__main__":

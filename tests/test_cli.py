@@ -15,6 +15,7 @@ import pytest
 
 from gemma_tf_distill import cli
 from gemma_tf_distill.errors import WeightsError
+from gemma_tf_distill.monitoring.log_entries import rfc3339
 from tests.monitoring.test_run_report import REPORT, SAMPLES
 from tfx_pipeline import launcher, output_folder
 
@@ -143,10 +144,80 @@ def test_json_lines_are_passed_through(child, tmp_path, capfd):
     child(FINISH)
     code, out, err = run(capfd, "run", "quick", "--log", "json", "--output", str(tmp_path / "o"))
     assert (code, err) == (0, "")
-    events = [json.loads(line) for line in out.splitlines()]
-    assert [event["event"] for event in events] == ["pipeline", "node", "node", "node", "node", "outcome"]
-    assert events[-1]["report"] == REPORT
-    assert [json.loads(line) for line in (tmp_path / "o" / "progress.jsonl").read_text().splitlines()] == events
+    entries = [json.loads(line) for line in out.splitlines()]
+    assert [entry["event"] for entry in entries] == ["pipeline", "node", "node", "node", "node", "outcome"]
+    assert entries[-1]["report"] == REPORT
+    assert [entry["message"] for entry in entries][3:] == ["Distiller is running", "Distiller is done", "blessed, pushed to /o/pushed/1"]
+    assert {entry["severity"] for entry in entries} == {"INFO"}
+    # The file has the same events, with their times as numbers.
+    events = [json.loads(line) for line in (tmp_path / "o" / "progress.jsonl").read_text().splitlines()]
+    kept = [{name: value for name, value in entry.items() if name not in ("time", "severity", "message")} for entry in entries]
+    assert [{name: value for name, value in event.items() if name != "time"} for event in events] == kept
+    assert [rfc3339(event["time"]) for event in events] == [entry["time"] for entry in entries]
+
+
+WARNING = 'from gemma_tf_distill.monitoring.progress import warn; warn("it waits for data")'
+
+
+def test_quiet_is_the_outcome_and_warnings_beside_it(child, capfd):
+    child(WARNING + FINISH)
+    code, out, err = run(capfd, "run", "quick", "--log", "quiet")
+    assert (code, err) == (0, "warning: it waits for data\n")
+    assert "Distiller" not in out
+    assert out.splitlines()[0].split()[0] == "parameters"
+    assert "blessed, pushed to /o/pushed/1" in out
+
+
+@pytest.mark.parametrize(("style", "sign"), [("text", "warning: it waits for data\n"), ("json", '"severity": "WARNING"')])
+def test_a_warning_is_told_in_every_style(child, capfd, style, sign):
+    child(WARNING + FINISH)
+    assert sign in run(capfd, "run", "quick", "--log", style)[1]
+
+
+@pytest.mark.parametrize("variable", [True, False])
+def test_an_error_is_an_entry_too_where_a_log_is_written(child, capfd, monkeypatch, variable):
+    child(USER_ERROR)
+    if variable:
+        monkeypatch.setenv("GEMMA_DISTILL_LOG", "json")
+    code, out, err = run(capfd, "run", "quick", *([] if variable else ["--log", "json"]))
+    assert (code, out) == (2, "")
+    entry = json.loads(err)
+    assert (entry["severity"], entry["event"], entry["kind"]) == ("ERROR", "error", "user")
+    assert entry["message"].startswith("gemma-distill: error: the corpus is empty")
+
+
+def test_the_environment_says_how_to_tell_where_no_option_does(child, capfd, monkeypatch):
+    child('print("GEMMA_DISTILL_LOG" in os.environ)' + FINISH)
+    monkeypatch.setenv("GEMMA_DISTILL_LOG", "json")
+    assert json.loads(run(capfd, "run", "quick")[1].splitlines()[0])["event"] == "pipeline"
+    # Neither this process nor the run's tells everything a second time.
+    assert "GEMMA_DISTILL_LOG" not in os.environ
+    [log] = pathlib.Path("outputs/quick/logs").iterdir()
+    assert log.read_text() == "False\nTFX's noise\n"
+    monkeypatch.setenv("GEMMA_DISTILL_LOG", "json")
+    assert "[ 2/2] Distiller done in" in run(capfd, "run", "quick", "--log", "text")[1]
+    monkeypatch.setenv("GEMMA_DISTILL_LOG", "loud")
+    code, _, err = run(capfd, "run", "quick")
+    assert code == 2
+    assert_one_line(err)
+    assert "GEMMA_DISTILL_LOG is 'loud' in the environment: set it to one of text, json, quiet" in err
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_reader_that_goes_away_ends_the_command_without_a_traceback(tmp_path, style):
+    script = PRELUDE + 'emit("stage", stage="beginning")\nwhile True:\n    emit("stage", stage="going on"); time.sleep(0.01)'
+    code = (
+        "import sys; from gemma_tf_distill import cli; from tfx_pipeline import launcher;"
+        f"launcher._command = lambda config, folder, runner: [sys.executable, '-c', {script!r}, str(folder.path)];"
+        f"sys.exit(cli.main(['run', 'quick', '--output', 'o', '--log', '{style}']))"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    assert "beginning" in command.stdout.readline()
+    command.stdout.close()
+    assert command.stderr is not None
+    assert command.stderr.read() == ""
+    assert command.wait(60) == 141
 
 
 def test_a_model_that_is_not_blessed_has_an_exit_code_of_its_own(child, capfd):
@@ -218,6 +289,18 @@ def test_the_runner_and_the_environment_reach_the_run(child, tmp_path, capfd, mo
     assert run(capfd, "run", "quick", "--runner", "beam", "--output", "o")[0] == 0
     [log] = (tmp_path / "o" / "logs").iterdir()
     assert log.read_text().splitlines()[0].split() == ["beam", "tensorflow", str(tmp_path / "o" / "progress.jsonl")]
+
+
+@pytest.mark.parametrize(("style", "lines"), [("json", ["wrote x", "submitted y"]), ("quiet", None), ("text", None)])
+def test_a_job_for_vertex_is_told_in_every_style(capfd, monkeypatch, style, lines):
+    done = subprocess.CompletedProcess([], 0, "wrote x\nsubmitted y\n", "")
+    monkeypatch.setattr(cli.subprocess, "run", lambda *command, **options: done)
+    code, out, err = run(capfd, "run", "quick", "--runner", "vertex", "--log", style)
+    assert (code, err) == (0, "")
+    if lines is None:
+        assert out == done.stdout
+    else:
+        assert [json.loads(line)["message"] for line in out.splitlines()] == lines
 
 
 STUBBORN = """

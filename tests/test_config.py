@@ -134,7 +134,35 @@ def test_the_demo_trains_on_as_much_as_it_promises():
         ({"gates": {"max_perplexity_vs_teacher": 0.5}}, "gates.max_perplexity_vs_teacher must be above 1 or null, not 0.5"),
         (
             {"gates": {"max_heldout_nll": 3, "slices": ["topic"]}},
-            "gates.slices must be a list of features that examples have (source, length), not ['topic']",
+            "gates.slices must be a list of features that examples have (source, length; corpus.features adds others), not ['topic']",
+        ),
+        (
+            {"gates": {"max_ece": 0.1, "slices": ["langage"]}, "corpus": {"source": "jsonl:*", "features": ["language"]}},
+            "gates.slices must be a list of features that examples have (source, length, language; corpus.features adds",
+        ),
+        (
+            {
+                "gates": {"max_ece": 0.1, "per_slice": {"language=de": {"max_ece": 0.1}}},
+                "corpus": {"source": "jsonl:*", "features": ["language"]},
+            },
+            "gates.per_slice.language=de must be of a feature that is in gates.slices (source), not 'language'",
+        ),
+        (
+            {"corpus": {"features": ["language"]}},
+            "corpus.features must be empty where corpus.source is docstrings and texts, which have no",
+        ),
+        ({"corpus": {"source": ["text:a", "docstrings:b"], "features": ["language"]}}, "corpus.features must be empty where"),
+        ({"corpus": {"source": "jsonl:*", "features": ["a", "a"]}}, "corpus.features must be a list of different names, not ['a', 'a']"),
+        ({"corpus": {"source": "jsonl:*", "features": [""]}}, "corpus.features must be a list of different names, not ['']"),
+        (
+            {"corpus": {"source": "jsonl:*", "features": ["a=b"]}},
+            "corpus.features must be a list of names without =, which gates.per_slice",
+        ),
+        ({"corpus": {"source": "jsonl:*", "features": ["text"]}}, "corpus.features must be a list of fields beside corpus.field, which is"),
+        ({"corpus": {"source": "jsonl:*", "features": "language"}}, "corpus.features must be a list of texts, not 'language'"),
+        *(
+            ({"corpus": {"source": "jsonl:*", "features": [name]}}, "corpus.features must be a list of names that are not taken (source,")
+            for name in ("tokens", "source", "length", "targets", "teacher_ids", "teacher_label_log_prob", "characters")
         ),
         ({"gates": {"max_ece": 1.5}}, "gates.max_ece must be between 0 and 1 or null, not 1.5"),
         ({"gates": {"max_bits_per_byte": 0}}, "gates.max_bits_per_byte must be above 0 or null, not 0"),

@@ -46,6 +46,19 @@ def test_what_is_refused(asked, message):
         read(**asked)
 
 
+def test_features_of_the_corpus_may_have_limits_of_drift_and_prompts_have_none():
+    corpus = {"source": "jsonl:*", "features": ["language"]}
+    limit = {"jensen_shannon_divergence": {"language": 0.1}}
+    asked = config_from_dict({"name": "test", "corpus": corpus, "data_validation": {"drift_comparator": limit}}).data_validation
+    assert asked.drift_comparator.divergence_limits(()) == {"language": 0.1}
+    with pytest.raises(ConfigError, match=r"drift_comparator.*\.language must be of a feature that is compared \(source, tokens"):
+        read(drift_comparator=limit)
+    with pytest.raises(ConfigError, match=r"skew_comparator.*\.language must be of a feature that is compared \(tokens"):
+        config_from_dict(
+            {"name": "test", "corpus": corpus, "data_validation": {"skew_comparator": limit, "serving_prompts": "prompts.txt"}}
+        )
+
+
 def test_where_tensorflow_serving_may_run():
     assert config_from_dict({"name": "test"}).infra_validation is None
     with pytest.raises(ConfigError, match="infra_validation must be docker, kubernetes or null, not 'podman'"):

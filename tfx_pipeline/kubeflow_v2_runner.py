@@ -18,6 +18,7 @@ from typing import Any
 
 from gemma_tf_distill.config import Config, config_from_dict
 from gemma_tf_distill.errors import ConfigError, UserError
+from gemma_tf_distill.monitoring.progress import LOG_VARIABLE
 from tfx_pipeline.exit_codes import EXIT_OK, EXIT_USER_ERROR
 from tfx_pipeline.output_folder import check_writable, write_whole
 
@@ -59,8 +60,16 @@ def compile_job(config: Config, output: pathlib.Path, image: str, pipeline_root:
     # Vertex wants lower case letters, digits and hyphens.
     pipeline.pipeline_info.pipeline_name = re.sub("[^a-z0-9-]", "-", config.name.lower()).lstrip("-") or "gemma-distill"
     job = KubeflowV2DagRunner(KubeflowV2DagRunnerConfig(default_image=image)).run(pipeline, write_out=False)
+    _log_to_cloud(job)
     write_whole(output, json.dumps(job, indent=2, sort_keys=True) + "\n")
     return job
+
+
+def _log_to_cloud(job: dict[str, Any]) -> None:
+    """Lets the components say how far they are on standard output, from where Vertex AI takes entries for Cloud Logging."""
+    for executor in job["pipelineSpec"]["deploymentSpec"]["executors"].values():
+        if "container" in executor:
+            executor["container"]["env"] = [{"name": LOG_VARIABLE, "value": "json"}]
 
 
 def submit_job(job: pathlib.Path, project: str, region: str, service_account: str | None = None) -> str:

@@ -94,6 +94,7 @@ def run(config: Config, output: pathlib.Path, runner: str = "local", until: str 
     found = latest_run(metadata_store.MetadataStore(connection), config.name, nodes)
     if until is not None:
         return create_stopped(until, found)
+    emit("stage", stage="writing the report")
     outcome = create_outcome(config, found)
     write_whole(folder.report, json.dumps(outcome.report, indent=2) + "\n")
     write_page(folder, config, found, outcome)

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from gemma_tf_distill.config import Config
+from gemma_tf_distill.config import Config, CorpusConfig
 from gemma_tf_distill.errors import ConfigError
 
 # What must stay the same in a folder: it decides which held-out tokens there are, over which words, and what is stored about them,
@@ -81,9 +81,15 @@ class OutputFolder:
             former = json.loads(self.config.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{self.config} is damaged: choose another --output") from error
-        if not isinstance(former, dict) or not {"name", "teacher", "corpus", "gates"} <= former.keys():
+        if (
+            not isinstance(former, dict)
+            or not {"name", "teacher", "corpus", "gates"} <= former.keys()
+            or not isinstance(former["corpus"], dict)
+        ):
             raise ConfigError(f"the output folder {self.path} holds a config.json that is not of a run: choose another --output")
         now = config.to_dict()
+        # What an earlier version did not know of was as it is by default.
+        former["corpus"] = {**json.loads(json.dumps(dataclasses.asdict(CorpusConfig()))), **former["corpus"]}
         different = [name for key in IDENTITY for name in _differences(key, _value(former, key), _value(now, key))]
         if different:
             raise ConfigError(

@@ -16,6 +16,7 @@ from tfx_pipeline.report import outputs_of
 
 # Whose outputs have figures, in the order in which a figure of the same name counts more: that of the exported model at last.
 _NODES = (("Distiller", "student"), ("Quantizer", "quantized_student"), ("Evaluator", "evaluation"))
+_OF_TFX = ("is_external",)
 _HIGHER_IS_BETTER = ("gap_closed", "top1_agreement", "top5_agreement", "tokens_per_second")
 _STANDARD = ("heldout_nll", "perplexity_vs_teacher", "kl_to_teacher", "top1_agreement", "gap_closed")
 
@@ -63,7 +64,11 @@ def rank(store: metadata_store.MetadataStore, by: str) -> list[RankedRun]:
     runs = [_run(store, context) for context in store.get_contexts_by_type("pipeline_run")]
     known = sorted({name for run in runs for name in run.figures})
     if by not in known:
-        what = f"the figures are {', '.join(known)}" if known else "none of them came to figures"
+        what = (
+            f"the figures are {', '.join(known)}"
+            if known
+            else "none of them recorded any, since it did not come that far or is of an earlier version"
+        )
         raise UserError(f"no run has the figure {by}: {what}")
     measured = [run for run in runs if is_number(run.figures.get(by))]
     measured.sort(key=lambda run: float(run.figures[by]), reverse=by.endswith(_HIGHER_IS_BETTER))
@@ -106,10 +111,12 @@ def _run(store: metadata_store.MetadataStore, context: metadata_store_pb2.Contex
 
 
 def _figures(artifact: metadata_store_pb2.Artifact) -> dict[str, Any]:
-    """Numbers, and what `set_figures` wrote for those that are none; TFX's own texts are no figures."""
+    """Numbers, and what `set_figures` wrote for those that are none; TFX's own properties are no figures."""
     found: dict[str, Any] = {}
     for name, value in artifact.custom_properties.items():
         kind = value.WhichOneof("value")
+        if name in _OF_TFX:
+            continue
         if kind in ("int_value", "double_value") or (kind == "string_value" and value.string_value in ("nan", "inf", "-inf")):
             found[name] = getattr(value, kind)
     return found

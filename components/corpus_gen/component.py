@@ -40,9 +40,9 @@ def CorpusGen(
     """Reads the corpus, splits it, trims the teacher's vocabulary to it, and packs it into windows.
 
     Args:
-      examples: splits `train` and `heldout` of tf.Examples with `tokens` (int64 [corpus.window], student ids), `source` (bytes)
-        and `length` (int64, tokens that are not padding); figures about them are custom properties, and in
-        `corpus.json`, what documents are made of in `documents/` (`rows.read_rows`).
+      examples: splits `train` and `heldout` of tf.Examples with `tokens` (int64 [corpus.window], student ids), `source` and
+        each of `corpus.features` (bytes), and `length` (int64, tokens that are not padding); figures about them are custom properties,
+        and in `corpus.json`, what documents are made of in `documents/` (`rows.read_rows`).
       tokenizer: the student's vocabulary, a folder of `Vocabulary.save`.
       config: of `corpus_gen_config`.
       corpus_fingerprint: of `gemma_tf_distill.data.fingerprint`; a changed corpus misses the cache.

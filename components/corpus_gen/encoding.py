@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 
-from components.corpus_gen.selection import Item, Ticker
+from components.corpus_gen.selection import Item
 from gemma_tf_distill.data.splitting import TRAIN
 from gemma_tf_distill.gemma.teacher import load_tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary, full_vocabulary, trim_vocabulary
+from gemma_tf_distill.monitoring.progress import Ticker
 
 # Once a worker process, however many steps need it.
 _teacher_tokenizer = functools.lru_cache(maxsize=1)(load_tokenizer)
@@ -28,7 +29,7 @@ class Encode(beam.DoFn):
     def setup(self) -> None:
         """Called by Beam once a worker."""
         self._tokenizer = _teacher_tokenizer(self._teacher_source)
-        self._ticker = Ticker("tokens")
+        self._ticker = Ticker("encoding the corpus", unit="tokens")
 
     def process(self, items: Sequence[Item]) -> Iterator[Item]:
         """Encodes one batch."""

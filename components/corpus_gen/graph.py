@@ -12,6 +12,7 @@ from apache_beam.pvalue import AsDict, AsSingleton
 from components.corpus_gen import encoding, rows, selection, windows
 from gemma_tf_distill.config import CorpusConfig
 from gemma_tf_distill.data.documents import expand_sources
+from gemma_tf_distill.data.formats import MISSING
 from gemma_tf_distill.data.splitting import EVERYTHING, HELDOUT, SPLITS, TRAIN
 from gemma_tf_distill.monitoring.progress import progress
 
@@ -48,7 +49,7 @@ def generate(
     )
     documents = (
         read.documents
-        # Of equal texts the one whose source comes first in the alphabet stays.
+        # Of equal texts the one whose source, and then features, come first in the alphabet stays.
         | "Deduplicate" >> beam.CombinePerKey(min)
         | "Split" >> beam.Map(selection.split_document, corpus.heldout_fraction)
     )
@@ -58,10 +59,10 @@ def generate(
     trimmed = counted | "Vocabulary" >> beam.Map(encoding.make_vocabulary, teacher_source, vocabulary)
     _ = trimmed | "SaveVocabulary" >> beam.Map(lambda vocabulary: vocabulary.save(tokenizer_uri))
     student = kept | "Batch" >> beam.BatchElements(**_BATCH) | "StudentIds" >> beam.FlatMap(encoding.to_student_ids, AsSingleton(trimmed))
-    written = _write(student, corpus.window, examples_uri)
+    written = _write(student, corpus, examples_uri)
     _ = (
         student
-        | "Row" >> beam.Map(rows.document_row, AsSingleton(trimmed))
+        | "Row" >> beam.Map(rows.document_row, AsSingleton(trimmed), corpus.features)
         # Of more documents those whose hashes are lowest.
         | "SampleRows" >> beam.combiners.Top.PerKey(rows.MOST_DOCUMENTS, reverse=True)
         | "WriteRows" >> beam.Map(rows.write_rows, examples_uri)
@@ -98,10 +99,17 @@ def _select(
         | "Characters" >> beam.Map(lambda item: selection.weigh(item, _ALL, len(item.text)))
         | "SampleCharacters" >> beam.CombinePerKey(selection.SampleFn())
     )
+    values = (
+        documents
+        | "Features" >> beam.FlatMap(selection.named_features, corpus.features)
+        | "Known" >> beam.Filter(lambda feature: feature[1] != MISSING)
+        | "Values" >> beam.Distinct()
+        | "CountValues" >> beam.combiners.Count.PerKey()
+    )
     candidates_below = (
         pipeline
         | "OnceCounted" >> beam.Create([None])
-        | "CutCharacters" >> beam.Map(selection.candidates_below, corpus, AsDict(characters), AsDict(counts))
+        | "CutCharacters" >> beam.Map(selection.candidates_below, corpus, AsDict(characters), AsDict(counts), AsDict(values))
     )
     encoded = (
         documents
@@ -118,17 +126,17 @@ def _select(
     return encoded | "Keep" >> beam.Filter(selection.is_below, AsSingleton(kept_below)), counts
 
 
-def _write(student: beam.PCollection, window: int, examples_uri: str) -> beam.PCollection:
+def _write(student: beam.PCollection, corpus: CorpusConfig, examples_uri: str) -> beam.PCollection:
     """Packs and writes; gives figures about the windows."""
-    tokens = student | "Sizes" >> beam.Map(windows.source_tokens) | "SumSizes" >> beam.CombinePerKey(sum)
+    tokens = student | "Sizes" >> beam.Map(windows.origin_tokens) | "SumSizes" >> beam.CombinePerKey(sum)
     large = tokens | "Large" >> beam.Filter(windows.is_large)
     totals = tokens | "SplitSizes" >> beam.Map(lambda size: (size[0][0], size[1])) | "SumSplits" >> beam.CombinePerKey(sum)
     return (
         student
         | "GroupOf" >> beam.Map(windows.group_of, AsDict(large))
         | "Groups" >> beam.GroupByKey()
-        | "Pack" >> beam.FlatMap(windows.pack_group, window)
-        | "ShardOf" >> beam.Map(windows.shard_of, AsDict(totals), window)
+        | "Pack" >> beam.FlatMap(windows.pack_group, corpus.window, corpus.features)
+        | "ShardOf" >> beam.Map(windows.shard_of, AsDict(totals), corpus.window)
         | "OutputShards" >> beam.GroupByKey()
         | "Write" >> beam.FlatMap(windows.write_shard, examples_uri)
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from components.corpus_gen.selection import Item
+from components.corpus_gen.selection import Item, named_features
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
 
 # A sample of this size moves no distribution that anybody would look at, and fits the memory of one worker.
@@ -19,10 +19,10 @@ MOST_DOCUMENTS = 100_000
 Row = tuple[bytes, str]
 
 
-def document_row(item: Item, vocabulary: Vocabulary) -> tuple[str, Row]:
-    """A document with the student's ids → its split and row."""
+def document_row(item: Item, vocabulary: Vocabulary, features: Sequence[str] = ()) -> tuple[str, Row]:
+    """A document with the student's ids → its split and row; `features` are the names of its own."""
     counts = count_tokens(np.frombuffer(item.ids, np.int32), item.characters, vocabulary)
-    return item.split, (item.digest, json.dumps({"source": item.source, **counts}))
+    return item.split, (item.digest, json.dumps({"source": item.source, **dict(named_features(item, features)), **counts}))
 
 
 def count_tokens(ids: np.ndarray, characters: int, vocabulary: Vocabulary) -> dict[str, int]:
@@ -58,7 +58,7 @@ def write_rows(rows: tuple[str, Sequence[Row]], examples_uri: str) -> None:
 
 
 def read_rows(examples_uri: str, split: str) -> list[dict[str, str | int]]:
-    """What `write_rows` wrote: `source` and the counts of `count_tokens` of each document, of `MOST_DOCUMENTS` at the most."""
+    """What `write_rows` wrote: `source`, features and the counts of `count_tokens` of each document, of `MOST_DOCUMENTS` at the most."""
     with tf.io.gfile.GFile(_path(examples_uri, split), "rb") as file:
         return [json.loads(line) for line in gzip.decompress(file.read()).decode().split("\n") if line]
 

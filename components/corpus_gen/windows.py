@@ -3,7 +3,7 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -22,44 +22,55 @@ SHARD_WINDOWS = 64
 # More files than this cost more to list and open than they help.
 MAX_SHARDS = 1000
 
-# Split, source, bucket.
-Group = tuple[str, str, int]
+# Split, source, values of the features: what the documents of a window have in common.
+Origin = tuple[str, str, tuple[str, ...]]
+# Origin, bucket.
+Group = tuple[Origin, int]
 # Split, number of the file, number of files.
 OutputShard = tuple[str, int, int]
 # Place in the order of windows (a hash in [0, 2**56)), tokens that are not padding, serialized tf.Example.
 Window = tuple[int, int, bytes]
 
 
-def source_tokens(item: Item) -> tuple[tuple[str, str], int]:
-    """((split, source), tokens) of a document, its `<bos>` and `<eos>` included."""
-    return (item.split, item.source), len(item.ids) // 4 + 2
+def _origin(item: Item) -> Origin:
+    return item.split, item.source, item.features
 
 
-def is_large(size: tuple[tuple[str, str], int]) -> bool:
-    """Whether a source needs several groups."""
+def origin_tokens(item: Item) -> tuple[Origin, int]:
+    """(origin, tokens) of a document, its `<bos>` and `<eos>` included."""
+    return _origin(item), len(item.ids) // 4 + 2
+
+
+def is_large(size: tuple[Origin, int]) -> bool:
+    """Whether an origin needs several groups."""
     return size[1] > GROUP_TOKENS
 
 
-def group_of(item: Item, large: Mapping[tuple[str, str], int]) -> tuple[Group, tuple[bytes, bytes]]:
-    """((split, source, bucket), (digest, ids)): documents are packed with others of their source, in buckets where it is large."""
-    buckets = -(-large.get((item.split, item.source), 1) // GROUP_TOKENS)
-    return (item.split, item.source, packing_bucket(item.digest, buckets)), (item.digest, item.ids)
+def group_of(item: Item, large: Mapping[Origin, int]) -> tuple[Group, tuple[bytes, bytes]]:
+    """((origin, bucket), (digest, ids)): documents are packed with others of their origin, in buckets where it is large."""
+    origin = _origin(item)
+    buckets = -(-large.get(origin, 1) // GROUP_TOKENS)
+    return (origin, packing_bucket(item.digest, buckets)), (item.digest, item.ids)
 
 
-def pack_group(group: tuple[Group, Iterable[tuple[bytes, bytes]]], window: int) -> Iterator[tuple[str, Window]]:
-    """The windows of one group, with their split."""
-    (split, source, bucket), documents = group
+def pack_group(
+    group: tuple[Group, Iterable[tuple[bytes, bytes]]], window: int, features: Sequence[str] = ()
+) -> Iterator[tuple[str, Window]]:
+    """The windows of one group, with their split; `features` are the names of the values in its origin."""
+    ((split, source, values), bucket), documents = group
+    labels = {"source": source, **dict(zip(features, values, strict=True))}
     ids = (np.frombuffer(raw, np.int32) for _, raw in sorted(documents))
     for number, tokens in enumerate(pack(ids, window)):
-        order = hashlib.sha256(f"{split}\0{source}\0{bucket}\0{number}".encode()).digest()[:7]
+        place = "\0".join((split, source, str(bucket), str(number), *values))
+        order = hashlib.sha256(place.encode()).digest()[:7]
         length = int(np.count_nonzero(tokens != PAD_ID))
-        yield split, (int.from_bytes(order, "big"), length, _example(tokens, source, length))
+        yield split, (int.from_bytes(order, "big"), length, _example(tokens, labels, length))
 
 
-def _example(tokens: np.ndarray, source: str, length: int) -> bytes:
+def _example(tokens: np.ndarray, labels: Mapping[str, str], length: int) -> bytes:
     features = {
+        **{name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode()])) for name, value in labels.items()},
         "tokens": tf.train.Feature(int64_list=tf.train.Int64List(value=tokens)),
-        "source": tf.train.Feature(bytes_list=tf.train.BytesList(value=[source.encode()])),
         "length": tf.train.Feature(int64_list=tf.train.Int64List(value=[length])),
     }
     # Maps are written in any order otherwise, and the same windows should be the same bytes.

@@ -1,7 +1,7 @@
 """What TFDV says of documents and prompts, by the training documents and the limits of a config."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
@@ -48,25 +48,27 @@ class Findings:
         return [distance.words for distance in self.distances if distance.is_over] + others
 
 
-def make_schema(train: DatasetFeatureStatisticsList, config: DataValidationConfig) -> schema_pb2.Schema:
-    """The training documents' schema, with the limits of `config` as its comparators.
+def make_schema(train: DatasetFeatureStatisticsList, config: DataValidationConfig, labels: Sequence[str]) -> schema_pb2.Schema:
+    """The training documents' schema, with the limits of `config` as its comparators; `labels` are `source` and `corpus.features`.
 
     Sources that no training document has may make up as much of the held-out documents as a source's share may differ; where that has no
-    limit, all of them: a corpus of one document a file has a source for each.
+    limit, all of them: a corpus of one document a file has a source for each. Likewise the values of features.
     """
     schema = tfdv.infer_schema(train, infer_feature_shape=True)
     schema.default_environment.extend([DOCUMENTS, SERVING])
-    source = tfdv.get_feature(schema, "source")
-    source.not_in_environment.append(SERVING)
     norm = config.drift_comparator.infinity_norm
-    source.distribution_constraints.min_domain_mass = 0 if norm is None else 1 - norm
-    _set_limits(schema, config, None)
+    for label in labels:
+        feature = tfdv.get_feature(schema, label)
+        feature.not_in_environment.append(SERVING)
+        feature.distribution_constraints.min_domain_mass = 0 if norm is None else 1 - norm
+    _set_limits(schema, config, labels, None)
     return schema
 
 
 def compare(
     schema: schema_pb2.Schema,
     config: DataValidationConfig,
+    labels: Sequence[str],
     train: DatasetFeatureStatisticsList,
     heldout: DatasetFeatureStatisticsList,
     serving: DatasetFeatureStatisticsList | None,
@@ -76,13 +78,14 @@ def compare(
     Args:
       schema: of `make_schema`.
       config: the limits.
+      labels: `source` and `corpus.features`.
       train: statistics of the training documents.
       heldout: of the held-out ones.
       serving: of prompts, none where there are none.
     """
     measuring = schema_pb2.Schema()
     measuring.CopyFrom(schema)
-    _set_limits(measuring, config, _ONLY_MEASURED)
+    _set_limits(measuring, config, labels, _ONLY_MEASURED)
     found = {"heldout": tfdv.validate_statistics(heldout, measuring, environment=DOCUMENTS, previous_statistics=train)}
     if serving is not None:
         found["train"] = tfdv.validate_statistics(train, measuring, environment=DOCUMENTS, serving_statistics=serving)
@@ -94,23 +97,23 @@ def compare(
     return Findings(found, distances)
 
 
-def _set_limits(schema: schema_pb2.Schema, config: DataValidationConfig, unasked: float | None) -> None:
+def _set_limits(schema: schema_pb2.Schema, config: DataValidationConfig, labels: Sequence[str], unasked: float | None) -> None:
     """Writes the limits into a schema; `unasked` stands for those that the config does not ask for."""
     for name, comparator, features in (
-        ("drift_comparator", config.drift_comparator, ("source", *DOCUMENT_FEATURES)),
+        ("drift_comparator", config.drift_comparator, (*labels, *DOCUMENT_FEATURES)),
         ("skew_comparator", config.skew_comparator, DOCUMENT_FEATURES),
     ):
         for feature in features:
-            for measure, limit in _limits(comparator, features, feature).items():
+            for measure, limit in _limits(comparator, features, feature, feature in labels).items():
                 limit = unasked if limit is None else limit
                 if limit is not None:
                     getattr(getattr(tfdv.get_feature(schema, feature), name), measure).threshold = limit
 
 
-def _limits(comparator: ComparatorConfig, features: tuple[str, ...], feature: str) -> dict[str, float | None]:
+def _limits(comparator: ComparatorConfig, features: tuple[str, ...], feature: str, is_label: bool) -> dict[str, float | None]:
     limits = {"jensen_shannon_divergence": comparator.divergence_limits(features).get(feature)}
     # A norm of categories, which numbers do not have.
-    return {**limits, "infinity_norm": comparator.infinity_norm} if feature == "source" else limits
+    return {**limits, "infinity_norm": comparator.infinity_norm} if is_label else limits
 
 
 def _distances(anomalies: anomalies_pb2.Anomalies, of: str) -> Iterator[Distance]:

@@ -16,7 +16,9 @@ from gemma_tf_distill.data.splitting import SPLITS
 def data_validator_config(config: Config) -> str:
     """What the validation depends on, as the component's `config`."""
     sections = json.loads(config.to_json("data_validation"))
-    return json.dumps({**sections, "field": config.corpus.field, "window": config.corpus.window}, sort_keys=True)
+    return json.dumps(
+        {**sections, "field": config.corpus.field, "features": config.corpus.features, "window": config.corpus.window}, sort_keys=True
+    )
 
 
 @tfx.dsl.components.component

@@ -16,21 +16,22 @@ MOST_WINDOWS = 100_000
 _WINDOWS_A_BATCH = 1024
 
 
-def document_table(rows: Sequence[Mapping[str, str | int]]) -> pd.DataFrame:
+def document_table(rows: Sequence[Mapping[str, str | int]], labels: Sequence[str] = ()) -> pd.DataFrame:
     """`DOCUMENT_FEATURES` of each document.
 
     Args:
-      rows: counts of `count_tokens`, with or without a `source`.
+      rows: counts of `count_tokens`, with those of `labels`.
+      labels: categories of documents: `source` and `corpus.features`.
 
     Returns:
       `tokens` and `characters`, int64; `tokens_per_character`, and the shares of tokens that are byte pieces
-      (`byte_token_fraction`) and `<unk>` (`unknown_token_fraction`), float64; `source`, where rows have it.
+      (`byte_token_fraction`) and `<unk>` (`unknown_token_fraction`), float64; `labels`, texts.
     """
     table = pd.DataFrame(list(rows))
     table["tokens_per_character"] = table["tokens"] / table["characters"]
     table["byte_token_fraction"] = table["byte_tokens"] / table["tokens"]
     table["unknown_token_fraction"] = table["unknown_tokens"] / table["tokens"]
-    return table[[*(["source"] if "source" in table else []), *DOCUMENT_FEATURES]]
+    return table[[*labels, *DOCUMENT_FEATURES]]
 
 
 def prompt_table(prompts: Sequence[str], vocabulary: Vocabulary) -> pd.DataFrame:

@@ -28,7 +28,8 @@ def validate(*, examples_uri: str, tokenizer_uri: str, statistics_uri: str, sche
     """
     settings = json.loads(config)
     asked = section_from_json(DataValidationConfig, config, "data_validation")
-    tables = {split: document_table(read_rows(examples_uri, split)) for split in SPLITS}
+    labels = ("source", *settings["features"])
+    tables = {split: document_table(read_rows(examples_uri, split), labels) for split in SPLITS}
     if asked.serving_prompts is not None:
         prompts = read_serving_prompts(asked.serving_prompts, settings["field"], MOST_DOCUMENTS)
         tables[SERVING_SPLIT] = prompt_table(prompts, Vocabulary.load(tokenizer_uri))
@@ -38,10 +39,10 @@ def validate(*, examples_uri: str, tokenizer_uri: str, statistics_uri: str, sche
     for split, found in statistics.items():
         _write(os.path.join(statistics_uri, f"Split-{split}", STATISTICS_FILE), found.SerializeToString())
 
-    schema = make_schema(statistics[TRAIN], asked)
+    schema = make_schema(statistics[TRAIN], asked, labels)
     tf.io.gfile.makedirs(schema_uri)
     tfdv.write_schema_text(schema, os.path.join(schema_uri, "schema.pbtxt"))
-    findings = compare(schema, asked, statistics[TRAIN], statistics[HELDOUT], statistics.get(SERVING_SPLIT))
+    findings = compare(schema, asked, labels, statistics[TRAIN], statistics[HELDOUT], statistics.get(SERVING_SPLIT))
     for split, anomalies in findings.anomalies.items():
         _write(os.path.join(anomalies_uri, f"Split-{split}", ANOMALIES_FILE), anomalies.SerializeToString())
     distances = distance_records(findings.distances)

@@ -25,6 +25,7 @@ from gemma_tf_distill.gemma.vocabulary import full_vocabulary
 from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
 from gemma_tf_distill.training.devices import check_teacher_device, on_device
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
+from gemma_tf_distill.training.log_lines import write_heldout
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.training.precision import with_precision
 from gemma_tf_distill.training.strategies import is_chief, make_strategy
@@ -89,16 +90,18 @@ def distil(
     if checkpoints is None:
         checkpoints = checkpoint_folder(student_uri, config, source_digest, examples_uri, tokenizer_uri)
 
-    def run(name: str, learn_from_teacher: bool) -> HeldoutMetrics:
+    def train(name: str, learn_from_teacher: bool, control: HeldoutMetrics | None = None) -> HeldoutMetrics:
         model.backbone.set_weights(initial_weights)
-        fit(
+        run = Run(
+            name=name,
+            learn_from_teacher=learn_from_teacher,
+            checkpoints=os.path.join(checkpoints, name),
+            tensorboard=os.path.join(tensorboard_uri, name),
+            control_nll=None if control is None else control.nll,
+        )
+        steps = fit(
             model,
-            Run(
-                name=name,
-                learn_from_teacher=learn_from_teacher,
-                checkpoints=os.path.join(checkpoints, name),
-                tensorboard=os.path.join(tensorboard_uri, name),
-            ),
+            run,
             inputs.batches,
             training=training,
             distillation=distillation,
@@ -114,10 +117,13 @@ def distil(
         )
         if chief:
             with_precision(model, "float32").save(os.path.join(student_uri, name))
-        return evaluate(inputs.heldout)
+        found = evaluate(inputs.heldout)
+        if chief:
+            write_heldout(run, steps, found)
+        return found
 
-    control = run("control", learn_from_teacher=False) if training.control else None
-    student = run("student", learn_from_teacher=True)
+    control = train("control", learn_from_teacher=False) if training.control else None
+    student = train("student", learn_from_teacher=True, control=control)
     metrics = {
         "parameters": model.parameters,
         "vocabulary": model.backbone.vocabulary_size,

@@ -27,7 +27,7 @@ from gemma_tf_distill.gemma.model import Gemma
 from gemma_tf_distill.gemma.storage import is_remote
 from gemma_tf_distill.gemma.teacher import load_teacher, load_tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
-from gemma_tf_distill.monitoring.progress import progress
+from gemma_tf_distill.monitoring.progress import doing
 from gemma_tf_distill.transfer.attention_maps import attention_similarity
 from gemma_tf_distill.transfer.feature_similarity import feature_similarity
 
@@ -54,13 +54,8 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
     options: ExportConfig = section_from_json(ExportConfig, config, "export")
     section: QuantizationConfig = section_from_json(QuantizationConfig, config, "quantization")
     quantization = section if section.scheme else None
-    formats, began = len(options.formats), time.monotonic()
-    steps = 2 * formats + bool(options.prompts)
-
-    def step(done: int) -> None:
-        progress("export", done, steps, unit="steps")
-
-    step(0)
+    began = time.monotonic()
+    doing("loading the student")
     student = Gemma.load(os.path.join(student_uri, "student"))
     _check_numbers(student)
     paths = export_files(
@@ -72,7 +67,6 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
         top_k=settings["top_k"],
         quantization=quantization,
         places=_PLACES,
-        progress=step,
     )
     written = time.monotonic()
     windows = first_windows(split_files(examples_uri, "heldout"), settings["window"], options.parity_tokens)[:, : options.context_length]
@@ -83,21 +77,22 @@ def _export(student_uri: str, examples_uri: str, folder: str, config: str) -> No
         quantization=quantization,
         prompts=options.prompts,
         max_new_tokens=options.max_new_tokens,
-        progress=lambda done: step(formats + done),
     )
     if not parity.passed:
         raise ParityError("; ".join(parity.failures))
     compared, samples, similarity = time.monotonic(), [], None
     if options.prompts:
+        doing("the student's sample completions")
         own = dict(zip(options.prompts, sample_completions(student, options.prompts, options.max_new_tokens), strict=True))
         teacher = _teacher(settings["teacher"]["source"], settings["teacher"]["dtype"], student)
         gc.collect()
+        doing("comparing the layers of teacher and student")
         similarity = _layer_similarity(teacher, student, windows)
+        doing("the teacher's sample completions")
         theirs = sample_completions(teacher, options.prompts, options.max_new_tokens)
         samples = [
             {"prompt": prompt, "teacher": text, "student": own[prompt]} for prompt, text in zip(options.prompts, theirs, strict=True)
         ]
-        step(steps)
     report = {
         "samples": samples,
         "seconds": round(time.monotonic() - began, 1),

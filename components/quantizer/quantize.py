@@ -57,9 +57,16 @@ def quantize(
 
     errors = rounding_errors(model, quantization)
     checkpoints = checkpoint_folder(quantized_uri, config, source_digest, student_uri, examples_uri, tokenizer_uri)
+    in_float = read_json(os.path.join(student_uri, METRICS_FILE))
     rounded, trained = fit_quantized(
         model,
-        Run(name="quantized", learn_from_teacher=True, checkpoints=checkpoints, tensorboard=os.path.join(tensorboard_uri, "quantized")),
+        Run(
+            name="quantized",
+            learn_from_teacher=True,
+            checkpoints=checkpoints,
+            tensorboard=os.path.join(tensorboard_uri, "quantized"),
+            control_nll=in_float["heldout_nll_control"],
+        ),
         inputs.batches,
         inputs.heldout,
         training=training,
@@ -74,7 +81,6 @@ def quantize(
         steps_per_execution=section_from_json(StrategyConfig, config, "strategy").steps_per_execution,
     )
     with_precision(model, "float32").save(os.path.join(quantized_uri, "student"))
-    in_float = read_json(os.path.join(student_uri, METRICS_FILE))
     metrics = {
         **in_float,
         "heldout_nll": trained.nll,

@@ -37,6 +37,7 @@ def teacher_scorer_config(config: Config, corpus_fingerprint: str, teacher_finge
             "dtype": config.teacher.dtype,
             "batch_size": config.teacher.batch_size,
             "window": config.corpus.window,
+            "features": config.corpus.features,
             "top_k": config.distillation.top_k,
             "attention": dataclasses.asdict(config.attention),
             "address": target_address(config, corpus_fingerprint, teacher_fingerprint),
@@ -60,7 +61,7 @@ def TeacherScorer(
       examples: windows, as CorpusGen writes them.
       tokenizer: the student's vocabulary, whose ids the windows are in.
       scored_examples: of the split `heldout` the windows with `teacher_ids`, `teacher_log_probs` and `teacher_label_log_prob`, as the
-        metrics read them; of `train` a target store (`teacher.target_store`).
+        metrics read them, and with `corpus.features`; of `train` a target store (`teacher.target_store`).
       config: `teacher_scorer_config`.
       source_digest: of this component's code, so that changed code is run again.
       beam_pipeline: given by the runner.

@@ -4,7 +4,7 @@ import functools
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,8 +23,17 @@ from gemma_tf_distill.teacher.target_store import TargetAddress
 from gemma_tf_distill.teacher.targets import SampledTargetScorer, Targets, TargetScorer
 
 Window = tuple[str, bytes]
-# Tokens int32 [B, T], of which the first windows count, and those windows' sources, to serialized tf.Examples.
-Scorer = Callable[[tf.Tensor, Sequence[bytes]], Iterable[tf.train.Example]]
+
+
+class Labels(NamedTuple):
+    """What a window is of: its source, and the names and values of `corpus.features`, in UTF-8."""
+
+    source: bytes
+    features: tuple[tuple[str, bytes], ...]
+
+
+# Tokens int32 [B, T], of which the first windows count, and those windows' labels, to tf.Examples.
+Scorer = Callable[[tf.Tensor, Sequence[Labels]], Iterable[tf.train.Example]]
 
 
 class _Scorers:
@@ -45,6 +54,7 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         dtype: str,
         tokenizer: str,
         window: int,
+        features: Sequence[str],
         batch_size: int,
         top_k: int,
         address: TargetAddress,
@@ -56,6 +66,7 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         dtype: the teacher's compute dtype.
         tokenizer: the folder of the student's vocabulary.
         window: T.
+        features: `corpus.features`, which held-out windows keep.
         batch_size: windows in a forward pass.
         top_k: words kept for each held-out token.
         address: of the training split's targets.
@@ -66,6 +77,7 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         self._dtype = dtype
         self._tokenizer = tokenizer
         self._window = window
+        self._features = tuple(features)
         self._batch_size = batch_size
         self._top_k = top_k
         self._address = address
@@ -77,6 +89,8 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         teacher = load_teacher(self._source, self._dtype, Vocabulary.load(self._tokenizer))
         # Held-out targets are scored at temperature 1, as the metrics want them.
         best = TargetScorer(teacher, top_k=self._top_k, attention=self._attention)
+        # The first batch is only there when the scorer is compiled.
+        progress("teacher targets", 0, self._total * self._window)
         return _Scorers(train=self._training_scorer(teacher, best), heldout=functools.partial(_heldout_examples, best))
 
     def _training_scorer(self, teacher: Gemma, best: TargetScorer) -> Scorer:
@@ -101,10 +115,15 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         progress("teacher targets", model.windows_done * self._window, self._total * self._window)
 
     def _score(self, scorer: Scorer, serialized: list[bytes]) -> Iterable[bytes]:
-        windows = parse_windows(tf.constant(serialized), self._window)
+        windows = parse_windows(tf.constant(serialized), self._window, self._features)
+        values = [windows[name].numpy() for name in self._features]
+        labels = [
+            Labels(source, tuple((name, value[i]) for name, value in zip(self._features, values, strict=True)))
+            for i, source in enumerate(windows["source"].numpy())
+        ]
         # A short batch is filled up with padding, so that XLA compiles one shape only.
         tokens = tf.pad(windows["tokens"], [[0, self._batch_size - len(serialized)], [0, 0]])
-        for example in scorer(tokens, windows["source"].numpy()):
+        for example in scorer(tokens, labels):
             yield example.SerializeToString(deterministic=True)
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
@@ -116,30 +135,30 @@ class TeacherModelHandler(ModelHandler[Window, Window, _Scorers]):
         return "gemma_tf_distill_teacher"
 
 
-def _heldout_examples(scorer: TargetScorer, tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
+def _heldout_examples(scorer: TargetScorer, tokens: tf.Tensor, labels: Sequence[Labels]) -> Iterable[tf.train.Example]:
     ids, log_probs, label_log_prob = _numbers(scorer(tokens))
-    for i, source in enumerate(sources):
-        yield scored_example(tokens[i].numpy(), source, ids[i], log_probs[i], label_log_prob[i])
+    for i, (source, features) in enumerate(labels):
+        yield scored_example(tokens[i].numpy(), source, ids[i], log_probs[i], label_log_prob[i], features)
 
 
-def _top_k_examples(scorer: TargetScorer, least_log_prob: float, tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
+def _top_k_examples(scorer: TargetScorer, least_log_prob: float, tokens: tf.Tensor, labels: Sequence[Labels]) -> Iterable[tf.train.Example]:
     ids, log_probs, _ = _numbers(scorer(tokens))
-    for i, source in enumerate(sources):
+    for i, (source, _) in enumerate(labels):
         yield target_example(tokens[i].numpy(), source, encode_top_k(ids[i], log_probs[i], least_log_prob))
 
 
-def _drawn_examples(scorer: SampledTargetScorer, tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
+def _drawn_examples(scorer: SampledTargetScorer, tokens: tf.Tensor, labels: Sequence[Labels]) -> Iterable[tf.train.Example]:
     windows = tokens.numpy()
     # What is drawn for a window follows from its tokens, whatever batch or worker it comes to, and whatever the seed of training.
     generators = [np.random.default_rng(zlib.crc32(window.tobytes())) for window in windows]
     uniforms = np.stack([generator.random(windows.shape[1] - 1, np.float32) for generator in generators])
     ids, _, _ = _numbers(scorer(tokens, tf.constant(uniforms)))
-    for i, source in enumerate(sources):
+    for i, (source, _) in enumerate(labels):
         yield target_example(windows[i], source, encode_draws(ids[i]))
 
 
-def _unscored_examples(tokens: tf.Tensor, sources: Sequence[bytes]) -> Iterable[tf.train.Example]:
-    for i, source in enumerate(sources):
+def _unscored_examples(tokens: tf.Tensor, labels: Sequence[Labels]) -> Iterable[tf.train.Example]:
+    for i, (source, _) in enumerate(labels):
         yield target_example(tokens[i].numpy(), source, b"")
 
 

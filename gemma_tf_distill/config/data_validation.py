@@ -15,25 +15,29 @@ class ComparatorConfig:
 
     Attributes:
       jensen_shannon_divergence: base 2, between 0 (equal) and 1 (nothing in common): one number for every feature, or by feature,
-        `{tokens_per_character: 0.1}`; of `DOCUMENT_FEATURES`, and of `source` in held-out documents.
-      infinity_norm: by how much the share of one `source` may differ.
+        `{tokens_per_character: 0.1}`; of `DOCUMENT_FEATURES`, and in held-out documents of `source` and those in `corpus.features`.
+      infinity_norm: by how much the share of one `source`, or of one value of a feature in `corpus.features`, may differ.
     """
 
     jensen_shannon_divergence: float | Mapping[str, float] | None = None
     infinity_norm: float | None = None
 
-    def check_limits(self, key: str, features: tuple[str, ...]) -> None:
-        """Raises ConfigError for a limit that no distance can have, or of no feature in `features`; `key` is the section's name."""
+    def check_limits(self, key: str) -> None:
+        """Raises ConfigError for a limit that no distance can have; `key` is the section's name."""
         for feature, limit in self.divergence_limits(("",)).items():
-            name = f"{key}.jensen_shannon_divergence.{feature}".rstrip(".")
-            check(feature in ("", *features), name, f"of a feature that is compared ({', '.join(features)})", feature)
-            check(0 <= limit <= 1, name, "between 0 and 1 or null", limit)
+            check(0 <= limit <= 1, f"{key}.jensen_shannon_divergence.{feature}".rstrip("."), "between 0 and 1 or null", limit)
         check(
             self.infinity_norm is None or 0 <= self.infinity_norm <= 1,
             f"{key}.infinity_norm",
             "between 0 and 1 or null",
             self.infinity_norm,
         )
+
+    def check_features(self, key: str, features: tuple[str, ...]) -> None:
+        """Raises ConfigError for a limit of no feature in `features`; `key` is the section's name."""
+        for feature in self.divergence_limits(()):
+            name = f"{key}.jensen_shannon_divergence.{feature}"
+            check(feature in features, name, f"of a feature that is compared ({', '.join(features)})", feature)
 
     def divergence_limits(self, features: tuple[str, ...]) -> dict[str, float]:
         """The limits of the divergence by feature: one number is asked of all `features`, a section of those that it names."""
@@ -66,8 +70,8 @@ class DataValidationConfig:
     stop_on_anomalies: bool = False
 
     def __post_init__(self) -> None:
-        self.drift_comparator.check_limits("data_validation.drift_comparator", ("source", *DOCUMENT_FEATURES))
-        self.skew_comparator.check_limits("data_validation.skew_comparator", DOCUMENT_FEATURES)
+        self.drift_comparator.check_limits("data_validation.drift_comparator")
+        self.skew_comparator.check_limits("data_validation.skew_comparator")
         check(
             self.skew_comparator.infinity_norm is None,
             "data_validation.skew_comparator.infinity_norm",
@@ -92,3 +96,8 @@ class DataValidationConfig:
             "false where neither drift_comparator nor skew_comparator has a limit that could be broken",
             self.stop_on_anomalies,
         )
+
+    def check_features(self, features: tuple[str, ...]) -> None:
+        """Raises ConfigError for limits of what documents and prompts do not have; `features` are those of `corpus.features`."""
+        self.drift_comparator.check_features("data_validation.drift_comparator", ("source", *features, *DOCUMENT_FEATURES))
+        self.skew_comparator.check_features("data_validation.skew_comparator", DOCUMENT_FEATURES)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from gemma_tf_distill.config.checking import check
 
 SLICE_FEATURES = ("source", "length")
-"""Features of held-out windows by which metrics can be shown: `source` of `corpus.source_field`, and `length`, a bucket of tokens."""
+"""Features that all held-out windows have, by which metrics can be shown: `source` of `corpus.source_field`, and `length`, a bucket of
+tokens. Those in `corpus.features` come beside them."""
 
 # Shorter windows are too few tokens to be told from each other.
 _SHORTEST_BUCKET = 16
@@ -75,8 +76,8 @@ class GatesConfig(SliceGates):
       min_decode_tokens_per_second: of every exported format in its own runtime, on the machine that exports, likewise.
       max_repetition_rate: share of the 4-grams of tokens that a greedy completion of `export.prompts` had before, of every exported
         format likewise.
-      slices: features by which the metrics are also shown, of `source` and `length`.
-      per_slice: gates of single slices, `source=docs` or `length=65-128`, a section each.
+      slices: features by which the metrics are also shown, of `source`, `length` and those in `corpus.features`.
+      per_slice: gates of single slices, `source=docs`, `length=65-128` or `language=de`, a section each.
     """
 
     max_regression_vs_baseline: float | str | None = 0.02
@@ -103,9 +104,6 @@ class GatesConfig(SliceGates):
                     check(0 <= limit <= 1, key, "between 0 and 1 or null", limit)
                 else:
                     check(limit > 0, key, "above 0 or null", limit)
-        known = ", ".join(SLICE_FEATURES)
-        for feature in self.slices:
-            check(feature in SLICE_FEATURES, "gates.slices", f"a list of features that examples have ({known})", list(self.slices))
         for name, gates in self.per_slice.items():
             feature, separator, value = name.partition("=")
             check(bool(separator and value), "gates.per_slice", "a section of slices such as source=docs", name)
@@ -124,6 +122,13 @@ class GatesConfig(SliceGates):
         if limits is None:
             return {}
         return dict(limits) if isinstance(limits, Mapping) else dict.fromkeys(formats, limits)
+
+    def check_slices(self, features: tuple[str, ...]) -> None:
+        """Raises ConfigError for `slices` by what windows do not have; `features` are those of `corpus.features`."""
+        known = (*SLICE_FEATURES, *features)
+        for feature in self.slices:
+            expectation = f"a list of features that examples have ({', '.join(known)}; corpus.features adds others)"
+            check(feature in known, "gates.slices", expectation, list(self.slices))
 
     def check_export(self, formats: tuple[str, ...], prompts: tuple[str, ...], window: int) -> None:
         """Raises ConfigError for gates on formats that are not exported, and on slices that windows of `window` tokens can't have."""

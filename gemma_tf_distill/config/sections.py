@@ -10,13 +10,19 @@ from typing import Any
 
 from gemma_tf_distill.config.attention import AttentionConfig
 from gemma_tf_distill.config.checking import check
-from gemma_tf_distill.config.data_validation import DataValidationConfig
+from gemma_tf_distill.config.data_validation import DOCUMENT_FEATURES, DataValidationConfig
 from gemma_tf_distill.config.distillation import DistillationConfig
 from gemma_tf_distill.config.gates import GatesConfig
 from gemma_tf_distill.config.quantization import QuantizationConfig
 from gemma_tf_distill.config.strategy import StrategyConfig, check_strategy
 from gemma_tf_distill.config.training import TrainingConfig
 from gemma_tf_distill.config.xla import XlaConfig
+
+# What windows, scored windows and the rows of documents hold under these names already.
+_RESERVED = (
+    *("source", "length", "targets", "teacher_ids", "teacher_log_probs", "teacher_label_log_prob"),
+    *("byte_tokens", "unknown_tokens", *DOCUMENT_FEATURES),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,8 @@ class CorpusConfig:
         without a prefix is read by its ending. Several sources make a list.
       field: the JSONL field or tf.Example feature that holds the text.
       source_field: the JSONL field or feature that names a document's source for slicing; none: the file's name.
+      features: JSONL fields or features of documents that their windows keep, for slicing, such as `language`. Each is one text, number
+        or boolean, of at most 100 values in the corpus; a document that has none is `unknown`.
       document_separator: cuts a text file into documents; none: a file is a document.
       min_characters: shorter documents are dropped.
       heldout_fraction: share of the documents that is held out, chosen by a hash of the document.
@@ -61,6 +69,7 @@ class CorpusConfig:
     source: str | tuple[str, ...] = "docstrings:"
     field: str = "text"
     source_field: str | None = None
+    features: tuple[str, ...] = ()
     document_separator: str | None = None
     min_characters: int = 200
     heldout_fraction: float = 0.1
@@ -77,6 +86,18 @@ class CorpusConfig:
             value = getattr(self, name)
             check(value is None or value >= self.window, f"corpus.{name}", f"at least one window ({self.window} tokens) or null", value)
         check(8 <= self.window <= 131_072, "corpus.window", "between 8 and 131072 tokens", self.window)
+        names = list(self.features)
+        check(all(names) and len(set(names)) == len(names), "corpus.features", "a list of different names", names)
+        for name in names:
+            check("=" not in name, "corpus.features", "a list of names without =, which gates.per_slice writes after them", name)
+            check(name not in _RESERVED, "corpus.features", f"a list of names that are not taken ({', '.join(_RESERVED)})", name)
+            check(name != self.field, "corpus.features", "a list of fields beside corpus.field, which is the text", name)
+        self.check_metadata(not all(s.strip().startswith(("docstrings:", "text:")) for s in self.sources))
+
+    def check_metadata(self, has_metadata: bool) -> None:
+        """Raises ConfigError for `features` where none of the sources has metadata."""
+        expectation = "empty where corpus.source is docstrings and texts, which have no metadata: they need jsonl: or tfrecord:"
+        check(has_metadata or not self.features, "corpus.features", expectation, list(self.features))
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -267,7 +288,9 @@ class Config:
         check(
             self.infra_validation in (None, "docker", "kubernetes"), "infra_validation", "docker, kubernetes or null", self.infra_validation
         )
+        self.gates.check_slices(self.corpus.features)
         self.gates.check_export(self.export.formats, self.export.prompts, self.corpus.window)
+        self.data_validation.check_features(self.corpus.features)
         on_policy = self.distillation.on_policy
         check(
             not on_policy.fraction or on_policy.prompt_tokens < self.corpus.window,

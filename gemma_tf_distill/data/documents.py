@@ -26,10 +26,12 @@ class Document:
     Attributes:
       text: what the model learns on; the document's identity is its hash.
       source: a package's name, a file's name, or what `corpus.source_field` holds; metrics are sliced by it.
+      features: the values of `corpus.features`, in their order; metrics can be sliced by them. `formats.MISSING` where there is none.
     """
 
     text: str
     source: str
+    features: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Shard:
       field: see `CorpusConfig.field`.
       source_field: see `CorpusConfig.source_field`.
       document_separator: see `CorpusConfig.document_separator`.
+      features: see `CorpusConfig.features`.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Shard:
     field: str
     source_field: str | None
     document_separator: str | None
+    features: tuple[str, ...] = ()
 
 
 def expand_sources(config: CorpusConfig) -> list[Shard]:
@@ -56,12 +60,15 @@ def expand_sources(config: CorpusConfig) -> list[Shard]:
 
     Raises:
       CorpusError: if a pattern matches no file, or a package is not installed.
+      ConfigError: if `corpus.features` are asked of files that have no metadata.
     """
-    return [
-        Shard(kind, paths, config.field, config.source_field, config.document_separator)
+    shards = [
+        Shard(kind, paths, config.field, config.source_field, config.document_separator, config.features)
         for source in config.sources
         for kind, paths in _expand(source.strip())
     ]
+    config.check_metadata(any(shard.kind in ("jsonl", "tfrecord") for shard in shards))
+    return shards
 
 
 def _expand(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -115,23 +122,24 @@ def read_shard(shard: Shard) -> Generator[Document, None, None]:
     """The documents of a shard as a stream, in the order of its files.
 
     Raises:
-      CorpusError: if a file cannot be read, is not text, or lacks the field that the config names.
+      CorpusError: if a file cannot be read, is not text, lacks the field that the config names, or has a feature that is no single value.
     """
+    missing = (formats.MISSING,) * len(shard.features)
     if shard.kind == "docstrings":
         package_of = {path: os.path.basename(root).removesuffix(".py") for root in shard.paths for path in docstrings.module_files(root)}
         for path, texts in docstrings.read_docstrings(list(package_of)):
             for text in texts:
-                yield Document(text, package_of[path])
+                yield Document(text, package_of[path], missing)
         return
     (path,) = shard.paths
     name = _written_in_utf8(os.path.basename(path))
     if shard.kind == "text":
         for text in formats.read_text(path, shard.document_separator):
-            yield Document(text, name)
+            yield Document(text, name, missing)
         return
     read = formats.read_jsonl if shard.kind == "jsonl" else formats.read_tfrecord
-    for text, source in read(path, shard.field, shard.source_field):
-        yield Document(text, name if source is None else _written_in_utf8(source))
+    for text, source, features in read(path, shard.field, shard.source_field, shard.features):
+        yield Document(text, name if source is None else _written_in_utf8(source), tuple(map(_written_in_utf8, features)))
 
 
 def _written_in_utf8(name: str) -> str:

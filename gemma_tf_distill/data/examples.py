@@ -3,7 +3,7 @@
 A window of T tokens holds N = T - 1 predictions: position i predicts token i + 1. A label counts unless it is padding or `<bos>`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +13,12 @@ from gemma_tf_distill.data.packing import BOS_ID, PAD_ID
 
 
 def scored_example(
-    tokens: np.ndarray, source: bytes, teacher_ids: np.ndarray, teacher_log_probs: np.ndarray, teacher_label_log_prob: np.ndarray
+    tokens: np.ndarray,
+    source: bytes,
+    teacher_ids: np.ndarray,
+    teacher_log_probs: np.ndarray,
+    teacher_label_log_prob: np.ndarray,
+    features: Iterable[tuple[str, bytes]] = (),
 ) -> tf.train.Example:
     """A window with the teacher's targets, and its `length` in a bucket (`config.length_bucket`), by which metrics can be sliced.
 
@@ -23,18 +28,23 @@ def scored_example(
       teacher_ids: int [N, k], the teacher's most probable words, best first, as student ids.
       teacher_log_probs: float [N, k], their log-probabilities in nats; stored as float16.
       teacher_label_log_prob: float [N], the log-probability in nats that the teacher gives the label.
+      features: names and values, UTF-8, of `corpus.features`.
     """
 
+    def text(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
     def raw(array: np.ndarray, dtype: str) -> tf.train.Feature:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[np.ascontiguousarray(array, dtype=dtype).tobytes()]))
+        return text(np.ascontiguousarray(array, dtype=dtype).tobytes())
 
     length = int(np.count_nonzero(np.asarray(tokens) != PAD_ID))
     return tf.train.Example(
         features=tf.train.Features(
             feature={
                 "tokens": tf.train.Feature(int64_list=tf.train.Int64List(value=tokens)),
-                "source": tf.train.Feature(bytes_list=tf.train.BytesList(value=[source])),
-                "length": tf.train.Feature(bytes_list=tf.train.BytesList(value=[length_bucket(length).encode()])),
+                **{name: text(value) for name, value in features},
+                "source": text(source),
+                "length": text(length_bucket(length).encode()),
                 "teacher_ids": raw(teacher_ids, "<i4"),
                 "teacher_log_probs": raw(teacher_log_probs, "<f2"),
                 "teacher_label_log_prob": tf.train.Feature(float_list=tf.train.FloatList(value=teacher_label_log_prob)),
@@ -66,12 +76,11 @@ def parse_targets(serialized: tf.Tensor, window: int) -> dict[str, tf.Tensor]:
     return {"tokens": tf.cast(parsed["tokens"], tf.int32), "targets": parsed["targets"]}
 
 
-def parse_windows(serialized: tf.Tensor, window: int) -> dict[str, tf.Tensor]:
-    """Reads serialized windows: string [B] to `tokens` int32 [B, T] and `source` string [B]."""
-    parsed = tf.io.parse_example(
-        serialized, {"tokens": tf.io.FixedLenFeature([window], tf.int64), "source": tf.io.FixedLenFeature([], tf.string)}
-    )
-    return {"tokens": tf.cast(parsed["tokens"], tf.int32), "source": parsed["source"]}
+def parse_windows(serialized: tf.Tensor, window: int, features: Iterable[str] = ()) -> dict[str, tf.Tensor]:
+    """Reads serialized windows: string [B] to `tokens` int32 [B, T], and `source` and each of `features` string [B]."""
+    texts = {name: tf.io.FixedLenFeature([], tf.string) for name in ("source", *features)}
+    parsed = tf.io.parse_example(serialized, {"tokens": tf.io.FixedLenFeature([window], tf.int64), **texts})
+    return {**parsed, "tokens": tf.cast(parsed["tokens"], tf.int32)}
 
 
 def window_lengths(serialized: tf.Tensor, window: int) -> tf.Tensor:

@@ -52,5 +52,5 @@ def _expanded(path: str) -> str:
 
 def _prompts(path: str, field: str) -> Iterator[str]:
     is_jsonl = path.removesuffix(".gz").endswith(".jsonl")
-    texts = (text for text, _ in read_jsonl(path, field, None)) if is_jsonl else read_text(path, "\n")
+    texts = (record.text for record in read_jsonl(path, field, None)) if is_jsonl else read_text(path, "\n")
     return (text.removesuffix("\r") for text in texts if text.strip())

@@ -20,7 +20,7 @@ from gemma_tf_distill.doctor.weights import kaggle_cache
 
 _GLIBC = (2, 39)
 _GIB = 2**30
-_MEMORY_WANTED = 10 * _GIB
+_MEMORY_WANTED = 11 * _GIB
 _CPU_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "asimddp", "bf16", "i8mm")
 
 

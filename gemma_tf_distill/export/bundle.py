@@ -12,6 +12,7 @@ from gemma_tf_distill.export.litert_lm import export_litert_lm
 from gemma_tf_distill.export.names import HUGGING_FACE_FOLDER, LITERT_LM_FILE, SAVED_MODEL_FOLDER, TFLITE_FILE, TOKENIZER_FILE
 from gemma_tf_distill.export.saved_model import export_saved_model
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.progress import doing
 
 # Where each format lies in a version's folder.
 PLACES = {
@@ -32,7 +33,6 @@ def export_files(
     top_k: int,
     quantization: QuantizationConfig | None = None,
     places: Mapping[str, str] = PLACES,
-    progress: Callable[[int], object] = lambda done: None,
 ) -> dict[str, str]:
     """Writes a student in every format that is asked for, and its tokenizer; each file appears whole or not at all.
 
@@ -45,7 +45,6 @@ def export_files(
       top_k: teacher words a token in those windows.
       quantization: with a scheme; none: all is float32.
       places: where each format goes in the folder.
-      progress: called with the number of formats that are done.
 
     Returns:
       The paths by format.
@@ -77,9 +76,9 @@ def export_files(
         ),
         "hugging_face": lambda path: export_hugging_face(student, path, prompt_template=prompt_template),
     }
-    for done, (format, path) in enumerate(paths.items(), start=1):
+    for number, (format, path) in enumerate(paths.items(), start=1):
+        doing(f"writing {format}, format {number} of {len(paths)}")
         writers[format](path)
         # Graphs and Keras models go in circles: without this their weights stay while the next format makes its own.
         gc.collect()
-        progress(done)
     return paths

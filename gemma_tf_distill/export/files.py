@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from gemma_tf_distill.monitoring.progress import progress
+
 _BLOCK = 2**20
 
 
@@ -49,11 +51,16 @@ def total_bytes(path: str) -> int:
 
 
 def copy_tree(source: str, target: str) -> None:
-    """Copies every file below `source` to the same place below `target`."""
-    for path in _files(source):
+    """Copies every file below `source` to the same place below `target`, and tells how far it is."""
+    paths = list(_files(source))
+    sizes = [tf.io.gfile.stat(path).length for path in paths]
+    done, total = 0, sum(sizes)
+    for path, size in zip(paths, sizes, strict=True):
+        progress(f"copying to {target}", _megabytes(done), _megabytes(total), unit="MB")
         there = os.path.join(target, os.path.relpath(path, source))
         tf.io.gfile.makedirs(os.path.dirname(there))
         tf.io.gfile.copy(path, there, overwrite=True)
+        done += size
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -88,6 +95,10 @@ def published(path: str) -> Iterator[str]:
     finally:
         if tf.io.gfile.exists(beside):
             (tf.io.gfile.rmtree if tf.io.gfile.isdir(beside) else tf.io.gfile.remove)(beside)
+
+
+def _megabytes(size: int) -> int:
+    return -(-size // 1_000_000)
 
 
 def _files(folder: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 
 from gemma_tf_distill.config import Config
 from gemma_tf_distill.errors import ConfigError
@@ -17,7 +16,7 @@ from gemma_tf_distill.gemma.teacher import describe_source, load_teacher
 from gemma_tf_distill.quantization.apply import fake_quantized
 
 
-def export_model(config: Config, folder: str, progress: Callable[[int], object] = lambda done: None) -> None:
+def export_model(config: Config, folder: str) -> None:
     """Writes `teacher.source` itself in every format that `export` asks for, as a version's folder; whole or not at all.
 
     With a scheme its weights are rounded to it, without training.
@@ -25,7 +24,6 @@ def export_model(config: Config, folder: str, progress: Callable[[int], object] 
     Args:
       config: its sections `teacher`, `export` and `quantization` count.
       folder: a folder that is not there yet, or an earlier export (no pushed version), which is replaced.
-      progress: called with the number of formats that are done.
 
     Raises:
       ConfigError: if the folder holds something else, and as of `export_files`.
@@ -50,7 +48,6 @@ def export_model(config: Config, folder: str, progress: Callable[[int], object] 
             window=config.corpus.window,
             top_k=config.distillation.top_k,
             quantization=quantization,
-            progress=progress,
         )
         parents = {"teacher": source, "student": {"uri": source}}
         write_documents(beside, version=int(time.time()), config=config.to_json(), parents=parents)

@@ -15,6 +15,7 @@ from gemma_tf_distill.gemma.storage import is_remote, local_file, one_line
 from gemma_tf_distill.gemma.student import trim_teacher
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
 from gemma_tf_distill.gemma.vocabulary import Vocabulary
+from gemma_tf_distill.monitoring.progress import doing
 
 GGUF, PRESET = "gguf:", "preset:"
 
@@ -31,6 +32,7 @@ def load_teacher(source: str, dtype: str = "float32", vocabulary: Vocabulary | N
       WeightsError: if the weights are missing, out of reach, damaged, or of another architecture.
       MissingExtraError: if `gguf:package` is asked for and the package is not installed.
     """
+    doing(f"loading {source}")
     if source.startswith(GGUF):
         with _gguf_path(source) as path:
             return gguf.load_gguf(path, dtype, vocabulary)

@@ -17,6 +17,7 @@ from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.gemma.activations import block_activations, embedded
 from gemma_tf_distill.gemma.model import Gemma, new_backbone
 from gemma_tf_distill.gemma.projection_fit import fit_projections
+from gemma_tf_distill.monitoring.progress import doing
 
 # Windows that are run at a time.
 _BATCH = 8
@@ -98,6 +99,7 @@ def cut_width(model: Gemma, cut: WidthCut, calibration: np.ndarray) -> Gemma:
     windows = windows[: -(-cut.calibration_tokens // windows.shape[-1])] if windows.size else windows
     if not np.any(windows != model.tokenizer.pad_id):
         raise ConfigError("student.cut measures activations on text, and there is no calibration window: give some of the training windows")
+    doing("looking for the most active parts of the teacher")
     activity = measure_activity(model, windows)
     kept = choose(activity, cut, model.config)
     smaller = keep_parts(model, kept, activity)

@@ -1,15 +1,15 @@
-"""Progress events as lines that a person can read: one that moves on a terminal, one now and then in a file."""
+"""Progress events as lines that a person can read: one that moves on a terminal, one now and then in a file, or warnings alone."""
 
-import collections
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
-# The rate is that of the last so many seconds, so that a compilation at the beginning does not spoil the estimate.
-_RATE_SECONDS = 30.0
+from gemma_tf_distill.monitoring.pace import Pace, duration
+
 _PLAIN_SECONDS = 10.0
+# What is not counted is told again after this: a line that says only that time goes by is not worth more.
+_WAITING_SECONDS = 60.0
 
 
 class Display(Protocol):
@@ -25,16 +25,21 @@ class Display(Protocol):
         """Ends a line that is not complete."""
 
 
-class JsonDisplay:
-    """Passes events on as JSON lines."""
+class QuietDisplay:
+    """Shows warnings alone.
+
+    Args:
+      stream: where to write.
+    """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
 
     def show(self, event: Mapping[str, Any]) -> None:
         """See `Display`."""
-        self._stream.write(json.dumps(event) + "\n")
-        self._stream.flush()
+        if event["event"] == "warning":
+            self._stream.write(f"warning: {event['message']}\n")
+            self._stream.flush()
 
     def tick(self) -> None:
         """See `Display`."""
@@ -44,11 +49,11 @@ class JsonDisplay:
 
 
 class TextDisplay:
-    """Shows which node is running and how far it is.
+    """Shows which node is running, what it does and how far it is.
 
     Args:
       stream: where to write.
-      live: rewrite one line, for a terminal; else write a line about every ten seconds.
+      live: rewrite one line, for a terminal; else write a line about every ten seconds, and of what is not counted one a minute.
       clock: seconds, rising.
     """
 
@@ -59,7 +64,9 @@ class TextDisplay:
         self._nodes: list[str] = []
         self._title = ""
         self._started = self._last_plain = clock()
-        self._task: _Task | None = None
+        self._step: Pace | _Activity | None = None
+        self._paces: dict[str, Pace] = {}
+        self._patience = _PLAIN_SECONDS
         self._shown = ""
 
     def show(self, event: Mapping[str, Any]) -> None:
@@ -73,10 +80,12 @@ class TextDisplay:
             self._show_node(event["node"], event["state"])
         elif kind == "warning":
             self._line(f"warning: {event['message']}")
+        elif kind == "activity":
+            self._step = _Activity(event["activity"], self._clock())
+            self._patience = _PLAIN_SECONDS
         elif kind == "progress":
-            if self._task is None or self._task.name != event["task"]:
-                self._task = _Task(event["task"])
-            self._task.add(event)
+            self._step = self._paces.setdefault(event["task"], Pace(event["task"]))
+            self._step.add(event)
 
     def _show_node(self, node: str, state: str) -> None:
         if state == "running":
@@ -87,23 +96,30 @@ class TextDisplay:
         self._begin("")
 
     def _begin(self, title: str) -> None:
-        self._title, self._task = title, None
+        self._title, self._step, self._paces = title, None, {}
         self._started = self._last_plain = self._clock()
+        self._patience = _PLAIN_SECONDS
         if title and not self._live:
             self._line(f"{title} …")
 
     def tick(self) -> None:
         """See `Display`."""
         now = self._clock()
+        if not self._title and self._step is None:
+            return
         if self._live:
-            if self._title:
-                self._rewrite(self._status(now))
-        elif self._task and now - self._last_plain >= _PLAIN_SECONDS:
-            self._last_plain = now
-            status = self._status(now)
-            if status != self._shown:
-                self._line(status)
-                self._shown = status
+            self._rewrite(self._status(now))
+            return
+        counted = isinstance(self._step, Pace)
+        if now - self._last_plain < (_PLAIN_SECONDS if counted else self._patience):
+            return
+        self._last_plain = now
+        if not counted:
+            self._patience = _WAITING_SECONDS
+        status = self._status(now)
+        if status != self._shown:
+            self._line(status)
+            self._shown = status
 
     def close(self) -> None:
         """See `Display`."""
@@ -111,7 +127,10 @@ class TextDisplay:
         self._stream.flush()
 
     def _status(self, now: float) -> str:
-        return f"{self._title} {self._task.describe() if self._task else duration(now - self._started)}"
+        if self._step is None:
+            return f"{self._title} {duration(now - self._started)}"
+        step = self._step.describe() if isinstance(self._step, Pace) else self._step.describe(now)
+        return f"{self._title} {step}".lstrip()
 
     def _place(self, node: str) -> str:
         if node not in self._nodes:
@@ -134,44 +153,13 @@ class TextDisplay:
         self._shown = text
 
 
-class _Task:
-    """How far a long step of a node is, and how fast."""
+class _Activity:
+    """What is done where nothing is counted, and since when."""
 
-    def __init__(self, name: str):
-        self.name = name
-        self._points: collections.deque[tuple[float, float]] = collections.deque()
-        self._latest: Mapping[str, Any] = {}
+    def __init__(self, name: str, began: float):
+        self._name, self._began = name, began
 
-    def add(self, event: Mapping[str, Any]) -> None:
-        if self._points and event["done"] < self._points[-1][1]:
-            self._points.clear()  # It began anew.
-        self._points.append((event["time"], event["done"]))
-        while len(self._points) > 2 and event["time"] - self._points[0][0] > _RATE_SECONDS:
-            self._points.popleft()
-        self._latest = event
-
-    def describe(self) -> str:
-        """`student: 40,960 of 210,000 tokens (20 %), loss 3.912, 1,290 tokens/s, 2 min left`."""
-        done, total, unit = self._latest["done"], self._latest.get("total"), self._latest["unit"]
-        counted = f"{done:,} of {total:,} {unit} ({100 * done // total} %)" if total else f"{done:,} {unit}"
-        parts = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._latest.get("figures", {}).items()]
-        rate = self._rate()
-        if rate:
-            parts.append(f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.2g} {unit}/s")
-            if total and total > done:
-                parts.append(f"{duration((total - done) / rate)} left")
-        return f"{self.name}: {', '.join([counted, *parts])}"
-
-    def _rate(self) -> float:
-        (first_time, first_done), (last_time, last_done) = self._points[0], self._points[-1]
-        return (last_done - first_done) / (last_time - first_time) if last_time > first_time else 0.0
-
-
-def duration(seconds: float) -> str:
-    """A time that a person can read: `7 s`, `3 min 20 s`, `1 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    def describe(self, now: float) -> str:
+        """`writing tflite, 12 s`; without the time where it only began."""
+        seconds = now - self._began
+        return self._name if seconds < 1 else f"{self._name}, {duration(seconds)}"

@@ -3,14 +3,24 @@
 import contextlib
 import json
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gemma_tf_distill.monitoring.log_entries import LogEntries
+
 ENVIRONMENT_VARIABLE = "GEMMA_DISTILL_PROGRESS"
+LOG_VARIABLE = "GEMMA_DISTILL_LOG"
+"""How progress is told where no option says it; a process that has no display of its own prints its events if this is `json`."""
+
+_TICKER_SECONDS = 2.0
 
 Event = dict[str, Any]
 _listeners: list[Callable[[Event], None]] = []
+_entries = LogEntries()
+_lock = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -23,17 +33,29 @@ def listening(listener: Callable[[Event], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+def event_now(event: str, **fields: Any) -> Event:
+    """An event of this moment, told to nobody; arguments as of `emit`."""
+    return {"time": time.time(), "event": event, **fields}
+
+
 def emit(event: str, **fields: Any) -> None:
     """Adds one line to the file that `GEMMA_DISTILL_PROGRESS` names, where it is set, and tells whoever is `listening`.
 
+    With `GEMMA_DISTILL_LOG=json` it is printed, too, as an entry for Cloud Logging.
+
     Args:
       event: `stage` (what is done before the first node), `pipeline` (the `nodes` that follow), `node` (one changed its state),
-        `progress` (a long step went on), `warning` (a `message` that a person should see), `error`, `outcome` or `stopped` (the run ended).
+        `progress` (a long step went on), `activity` (a long step that is not counted began), `warning` (a `message` that a person should
+        see), `error`, `outcome` or `stopped` (the run ended).
       **fields: what JSON can hold.
     """
-    told = {"time": time.time(), "event": event, **fields}
+    told = event_now(event, **fields)
     for listener in _listeners:
         listener(told)
+    if os.environ.get(LOG_VARIABLE) == "json":
+        with _lock:
+            sys.stdout.write(_entries.line(told))
+            sys.stdout.flush()
     path = os.environ.get(ENVIRONMENT_VARIABLE)
     if not path:
         return
@@ -56,6 +78,15 @@ def progress(task: str, done: int, total: int | None = None, *, unit: str = "tok
     emit("progress", task=task, done=done, total=total, unit=unit, figures=figures)
 
 
+def doing(activity: str) -> None:
+    """Says what is done now, where there is nothing to count.
+
+    Args:
+      activity: such as `writing tflite`.
+    """
+    emit("activity", activity=activity)
+
+
 def warn(message: str) -> None:
     """Tells a person, in one line, of something that goes on but should be looked at.
 
@@ -63,3 +94,23 @@ def warn(message: str) -> None:
       message: what was found, with its figures, and what to do.
     """
     emit("warning", message=message)
+
+
+class Ticker:
+    """Progress of a step whose units come quickly: at most one event in two seconds.
+
+    Args:
+      task, total, unit: as of `progress`.
+    """
+
+    def __init__(self, task: str, total: int | None = None, *, unit: str):
+        self._task, self._total, self._unit = task, total, unit
+        self._done = 0
+        self._due = time.monotonic() + _TICKER_SECONDS
+
+    def add(self, done: int) -> None:
+        """Counts units done."""
+        self._done += done
+        if time.monotonic() >= self._due:
+            progress(self._task, self._done, self._total, unit=self._unit)
+            self._due = time.monotonic() + _TICKER_SECONDS

@@ -11,7 +11,7 @@ class Distance:
     """How far a feature is from that of the training documents.
 
     Attributes:
-      feature: of `DOCUMENT_FEATURES`, or `source`.
+      feature: of `DOCUMENT_FEATURES`, `source`, or of `corpus.features`.
       of: what is compared with them: `held-out documents` or `serving prompts`.
       measure: `Jensen-Shannon divergence` (base 2) or `infinity norm`.
       value: the distance.

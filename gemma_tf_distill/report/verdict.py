@@ -55,7 +55,6 @@ def cards(content: Content) -> Markup:
             f"{decimal(speed, 0 if speed >= 100 else 1)}/s" if file and is_number(speed := file.decode_tokens_per_second) else MISSING,
             "tokens, on this machine",
         ),
-        ("Parameters", short_count(run.parameters), f"teacher {short_count(content.report['teacher'].get('parameters'))}"),
     ]
     return tag(
         "dl",

@@ -64,6 +64,7 @@ class EarlyStopping(NoEarlyStopping):
         self._config = config
         self._evaluate = evaluate
         self._name = run.name
+        self._control_nll = run.control_nll
         self._metric = config.metric if run.learn_from_teacher else "nll"
         super().__init__()
         self._kept = learner.weights_alone(strategy, os.path.join(run.checkpoints, "best"))
@@ -102,11 +103,7 @@ class EarlyStopping(NoEarlyStopping):
             self._kept.save(step)
         else:
             self._stale.assign_add(1)
-        return {
-            "distill/heldout_nll": found.nll,
-            "distill/heldout_kl": found.kl_to_teacher,
-            "distill/heldout_top1_agreement": found.top1_agreement,
-        }
+        return found.scalars(self._control_nll)
 
     def keep_best(self, step: int, total_steps: int) -> None:
         """Makes the student the best one that was seen, at the end of training, and tells a person where that is another than the last.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from gemma_tf_distill.monitoring.progress import doing
 from gemma_tf_distill.training.accumulation import replicas_in_sync, summed_over_replicas
 from gemma_tf_distill.training.batch_loss import Batch, Metrics
 from gemma_tf_distill.training.strategies import first_replica
@@ -42,6 +43,7 @@ class Execution:
         self._words = words
         self._one = tf.function(self._run, autograph=False)
         self._several = tf.function(self._loop, autograph=False, reduce_retracing=True)
+        self._called = False
 
     def __call__(self, iterator: Iterator[Batch], steps: int) -> Executed:
         """Takes so many steps.
@@ -50,6 +52,9 @@ class Execution:
           The step's scalars, and besides `window_tokens` (in a batch of all replicas), and `wrong_targets`, how many of the replicas'
           batches held targets that are not numbers or of words that there are not.
         """
+        if not self._called:
+            doing("compiling the training step")
+            self._called = True
         if steps == 1:
             batch = next(iterator)
             with tf.profiler.experimental.Trace("student_step"):

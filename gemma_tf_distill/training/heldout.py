@@ -9,11 +9,23 @@ from gemma_tf_distill.data.examples import labels_and_mask, model_inputs
 from gemma_tf_distill.gemma.attention_in_place import efficient_attention
 from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.knowledge_transfer import gap_closed
+from gemma_tf_distill.monitoring.progress import Ticker, progress
 from gemma_tf_distill.quantization.apply import ModelQuantization, forward_as
 from gemma_tf_distill.training.accumulation import replicas_in_sync, summed_over_replicas
 from gemma_tf_distill.training.strategies import compiled_replica, distributed, first_replica
 from gemma_tf_distill.transfer.token_losses import SoftAndHardTargets
 from gemma_tf_distill.transfer.vocabulary_loss import Targets, vocabulary_loss
+
+HELDOUT_SCALARS = {
+    "distill/heldout_nll": "held-out NLL",
+    "distill/heldout_kl": "KL to teacher",
+    "distill/heldout_top1_agreement": "top-1 agreement",
+    "distill/gap_closed": "gap closed",
+}
+"""What TensorBoard shows of the held-out split, and what it is called."""
+
+_TASK = "held-out text"
 
 
 class HeldoutMetrics(NamedTuple):
@@ -32,6 +44,12 @@ class HeldoutMetrics(NamedTuple):
     top1_agreement: float
     teacher_nll: float
     tokens: int
+
+    def scalars(self, control_nll: float | None) -> dict[str, float]:
+        """As TensorBoard shows them (`HELDOUT_SCALARS`); `gap_closed` only where there was a control, and a gap."""
+        closed = gap_closed(self.nll, control_nll, self.teacher_nll)
+        values = (self.nll, self.kl_to_teacher, self.top1_agreement, closed)
+        return {name: value for name, value in zip(HELDOUT_SCALARS, values, strict=True) if value is not None}
 
 
 class HeldoutEvaluation:
@@ -56,14 +74,21 @@ class HeldoutEvaluation:
         self._strategy = tf.distribute.get_strategy() if strategy is None else strategy
         self._share_sums = compiled_replica(self._batch_sums, self._strategy)
         self._sums = tf.function(self._run, autograph=False)
+        self._tokens: int | None = None
 
     def __call__(self, batches: tf.data.Dataset) -> HeldoutMetrics:
         """Means over `evaluation_batches`, whose targets were scored at temperature 1."""
         total: dict[str, float] = {}
+        # How many tokens there are is known from the second time on.
+        progress(_TASK, 0, self._tokens)
+        ticker = Ticker(_TASK, self._tokens, unit="tokens")
         for batch in distributed(self._strategy, batches):
-            for name, value in self._sums(batch).items():
-                total[name] = total.get(name, 0.0) + float(value)
+            sums = {name: float(value) for name, value in self._sums(batch).items()}
+            total = {name: total.get(name, 0.0) + value for name, value in sums.items()}
+            ticker.add(round(sums["tokens"]))
         tokens = total["tokens"]
+        self._tokens = round(tokens)
+        progress(_TASK, self._tokens, self._tokens)
         return HeldoutMetrics(
             total["nll"] / tokens, total["kl"] / tokens, total["hits"] / tokens, total["teacher_nll"] / tokens, round(tokens)
         )

@@ -1,17 +1,49 @@
 """What is told of a run at a log line: scalars on TensorBoard, a line of progress, advice."""
 
-from collections.abc import Mapping
+import os
+import uuid
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import tensorflow as tf
 
+from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.monitoring.hardware import HardwareMonitor, HardwareReading
 from gemma_tf_distill.monitoring.input_wait import InputWait
 from gemma_tf_distill.monitoring.progress import progress, warn
+from gemma_tf_distill.training.heldout import HeldoutMetrics
 from gemma_tf_distill.training.run import Run
 
 # Log lines in a row at which the same verdict is worth a warning.
 _LASTING = 3
+
+
+def check_log_folder(folder: str) -> None:
+    """Creates the folder of event files, and a file in it.
+
+    Raises:
+      ConfigError: where that can't be done: TensorFlow's writer would say so only once it has something to write.
+    """
+    probe = os.path.join(folder, f".{uuid.uuid4().hex}")
+    try:
+        tf.io.gfile.makedirs(folder)
+        with tf.io.gfile.GFile(probe, "w") as file:
+            file.write("")
+        tf.io.gfile.remove(probe)
+    except (tf.errors.OpError, OSError) as error:
+        found = getattr(error, "message", None) or str(error)
+        raise ConfigError(
+            f"TensorBoard's event files can't be written to {folder} ({found}): give training a folder that it may write to"
+        ) from error
+
+
+def write_heldout(run: Run, step: int, found: HeldoutMetrics) -> None:
+    """Adds what the run's student came to on the held-out split to its event files; `step`: steps taken."""
+    writer = tf.summary.create_file_writer(run.tensorboard)
+    with writer.as_default(step):
+        for name, value in found.scalars(run.control_nll).items():
+            tf.summary.scalar(name, value)
+    writer.close()
 
 
 class LogLines:
@@ -69,6 +101,11 @@ class LogLines:
         with self._writer.as_default(step):
             for name, value in figures.items():
                 tf.summary.scalar(name, value)
+
+    def write_once(self, write: Callable[[], None], step: int = 0) -> None:
+        """Lets `write` use the run's summary writer, at a step."""
+        with self._writer.as_default(step):
+            write()
 
     def _write_hardware(self, found: HardwareReading) -> None:
         for name, value in found.scalars.items():

@@ -22,10 +22,12 @@ from gemma_tf_distill.monitoring.profile_window import ProfileWindow
 from gemma_tf_distill.training.divergence import DivergenceGuard
 from gemma_tf_distill.training.early_stopping import EarlyStopping, NoEarlyStopping
 from gemma_tf_distill.training.heldout import HeldoutMetrics
+from gemma_tf_distill.training.hparams import hyperparameters, write_hyperparameters
 from gemma_tf_distill.training.learner import Learner, make_learner
-from gemma_tf_distill.training.log_lines import LogLines
+from gemma_tf_distill.training.log_lines import LogLines, check_log_folder
 from gemma_tf_distill.training.roll_back import RollBack
 from gemma_tf_distill.training.run import Run
+from gemma_tf_distill.training.snapshots import Snapshots
 from gemma_tf_distill.training.strategies import is_chief
 from gemma_tf_distill.training.utilization import chip_under, work_of
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
@@ -53,7 +55,7 @@ def fit(
     strategy: tf.distribute.Strategy | None = None,
     steps_per_execution: int = 1,
     evaluate: Callable[[], HeldoutMetrics] | None = None,
-) -> None:
+) -> int:
     """Trains `student` in place, from the run's last checkpoint where there is one.
 
     Args:
@@ -74,9 +76,13 @@ def fit(
       steps_per_execution: steps that one call takes, a divisor of the steps between checkpoints and between log lines.
       evaluate: the student, as it is, on the held-out split, where `training.early_stopping` asks for it.
 
+    Returns:
+      The steps taken, those before a resumption included.
+
     Raises:
-      ConfigError: if a layer mapping, the prompt length, the quantization, the batch or the teacher's device does not fit, processes
-        would resume apart, early stopping has nothing to look at, or the profile's window ends after the last step.
+      ConfigError: if the folder of event files can't be written to, a layer mapping, the prompt length, the quantization, the batch or the
+        teacher's device does not fit, processes would resume apart, early stopping has nothing to look at, or the profile's window ends
+        after the last step.
       DivergenceError: if the loss is not finite or jumps, as often as `training.divergence` says, or stored targets are not numbers or of
         words that the student does not have; nothing that learned from them is saved.
       WeightsError: if a weight to be quantised is not a number.
@@ -85,6 +91,8 @@ def fit(
     check_share(training, strategy.num_replicas_in_sync)
     if training.early_stopping is not None and evaluate is None:
         raise ConfigError("training.early_stopping is set, and fit has nothing to look at: give it an evaluate, or set it to null")
+    if is_chief(strategy):
+        check_log_folder(run.tensorboard)
     profile = ProfileWindow(training.profile_steps if is_chief(strategy) else None, run.tensorboard, total_steps)
     roll_back = RollBack(training.divergence, run.name, strategy)
     learner = make_learner(
@@ -128,9 +136,16 @@ def fit(
     in_step = None if training.teacher_device is not None or not run.learn_from_teacher else teacher
     work = functools.partial(work_of, strategy, student, in_step, training.batch_size) if training.monitor else None
     metrics = DistillationMetrics(work=work)
+    snapshots = None
+    if training.monitor and is_chief(strategy):
+        snapshots = Snapshots(student, next(iter(batches(0).take(1)))["tokens"], learner.quantized)
 
     with contextlib.closing(checkpoints), contextlib.closing(stopping), contextlib.closing(profile), lines, learner.teaching:
         opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
+        if snapshots is not None and step == 0:
+            values = hyperparameters(run, student, training, distillation, quantization)
+            lines.write_once(functools.partial(write_hyperparameters, values))
+            lines.write_once(snapshots.write)
         while step < total_steps and not stopping.ends:
             with profile.step(step + 1):
                 done = learner.take(opened.iterator, step, min(steps_per_execution, total_steps - step))
@@ -155,10 +170,15 @@ def fit(
                     continue
             lines.write_figures(step, stopping.look(step, total_steps))
             if saves:
+                if snapshots is not None:
+                    lines.write_once(snapshots.write, step)
                 checkpoints.save(step)
         stopping.keep_best(step, total_steps)
+        if snapshots is not None:
+            lines.write_once(snapshots.write, step)
     if learner.quantized is not None:
         learner.quantized.settle()
+    return step
 
 
 class _Batches:

@@ -20,13 +20,22 @@ _SALT = 0x5EED
 class OnPolicySampler:
     """Replaces a share of the batches by windows whose first tokens are the corpus's and whose others the student draws."""
 
-    def __init__(self, student: Gemma, config: OnPolicyConfig, window: int, seed: int, quantization: ModelQuantization | None = None):
+    def __init__(
+        self,
+        student: Gemma,
+        config: OnPolicyConfig,
+        window: int,
+        seed: int,
+        quantization: ModelQuantization | None = None,
+        jit_compile: bool = True,
+    ):
         """Args:
           student: its weights are read anew for every batch.
           config: share, prompt length, temperature.
           window: T.
           seed: of the choice of batches and of the words drawn.
           quantization: of the student, which then writes with its weights as they will be stored; what enters its products stays float.
+          jit_compile: by XLA; else a batch takes longer, and the first one much less.
 
         Raises:
           ConfigError: if the prompt leaves nothing of the window to write.
@@ -42,7 +51,7 @@ class OnPolicySampler:
         self._window = window
         self._seed = seed ^ _SALT
         self._quantization = quantization
-        self._compiled = tf.function(self._continued, jit_compile=True)
+        self._compiled = tf.function(self._continued, jit_compile=jit_compile)
 
     def chooses(self, step: int) -> bool:
         """Whether the batch of this step, counted from 0, is the student's to continue: true for a share of `config.fraction`."""

@@ -16,6 +16,7 @@ from gemma_tf_distill.gemma.efficient_attention import EfficientAttention
 from gemma_tf_distill.gemma.model import Gemma, new_backbone
 from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.heldout import HeldoutEvaluation, HeldoutMetrics
+from gemma_tf_distill.training.log_lines import write_heldout
 from gemma_tf_distill.training.loop import Run, fit, steps_for
 from gemma_tf_distill.xla.optimizer import XLAOptimizer
 
@@ -93,7 +94,7 @@ def fit_quantized(
             as_it_runs.track(frozen=False)
             return evaluate(heldout)
 
-        fit(
+        steps = fit(
             student,
             run,
             batches,
@@ -110,10 +111,13 @@ def fit_quantized(
             evaluate=look,
         )
     else:
+        steps = 0
         as_it_runs.settle()
     # The weights lie on their lattices now, so that their own scales are those that they were trained with.
     as_it_runs.track(frozen=False)
-    return QuantizedMetrics(rounded, evaluate(heldout))
+    trained = evaluate(heldout)
+    write_heldout(run, steps, trained)
+    return QuantizedMetrics(rounded, trained)
 
 
 def _copy(model: Gemma) -> Gemma:

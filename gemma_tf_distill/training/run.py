@@ -12,9 +12,12 @@ class Run:
       learn_from_teacher: off for the control.
       checkpoints: the folder that holds this run's checkpoints until it is done.
       tensorboard: the folder of its event files.
+      control_nll: what the control reached on the held-out split, nats a token, which the student's knowledge is measured against; none
+        where there was none before.
     """
 
     name: str
     learn_from_teacher: bool
     checkpoints: str
     tensorboard: str
+    control_nll: float | None = None

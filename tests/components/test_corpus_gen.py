@@ -277,11 +277,11 @@ def test_a_wrong_corpus_is_one_line_and_no_split(run, settings, message):
 
 def test_progress(run, tmp_path, monkeypatch):
     monkeypatch.setenv("GEMMA_DISTILL_PROGRESS", str(tmp_path / "progress"))
-    monkeypatch.setattr("components.corpus_gen.selection._PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("gemma_tf_distill.monitoring.progress._TICKER_SECONDS", 0.0)
     figures = run().figures
     events = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
-    assert {event["task"] for event in events} == {"corpus"}
-    done = {unit: max(event["done"] for event in events if event["unit"] == unit) for unit in ("documents", "tokens", "windows")}
+    assert {event["task"] for event in events if event["event"] == "progress"} == {"reading the corpus", "encoding the corpus", "corpus"}
+    done = {unit: max(event["done"] for event in events if event.get("unit") == unit) for unit in ("documents", "tokens", "windows")}
     assert done["documents"] == 93
     assert done["tokens"] > 1000
     assert done["windows"] == figures["train_windows"] + figures["heldout_windows"]

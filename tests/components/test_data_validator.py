@@ -34,25 +34,28 @@ FOREIGN = [f"雪が降る {number} ☃☃☃ 雪が降る" for number in range(4
 
 
 class Data:
-    """Validates what CorpusGen would have made of documents."""
+    """Validates what CorpusGen would have made of documents: texts with their source, and perhaps their language."""
 
     def __init__(self, folder: pathlib.Path, tokenizer):
         self.folder, self.vocabulary = folder, full_vocabulary(tokenizer)
+        self.corpus = {"window": WINDOW}
         self.vocabulary.save(folder / "tokenizer")
 
     def write(self, train, heldout) -> None:
         for split, documents in (("train", train), ("heldout", heldout)):
             items = [
-                Item(document_hash(text), split, source, "", np.array(ids, np.int32).tobytes(), len(text))
-                for (text, source), ids in zip(documents, self.vocabulary.tokenizer.encode_batch([t for t, _ in documents]), strict=True)
+                Item(document_hash(text), split, source, "", np.array(ids, np.int32).tobytes(), len(text), tuple(features))
+                for (text, source, *features), ids in zip(
+                    documents, self.vocabulary.tokenizer.encode_batch([document[0] for document in documents]), strict=True
+                )
             ]
-            found = [rows.document_row(item, self.vocabulary)[1] for item in items]
+            found = [rows.document_row(item, self.vocabulary, self.corpus.get("features", ()))[1] for item in items]
             rows.write_rows((split, found), str(self.folder / "examples"))
-            packed = [window for _, window in windows.pack_group(((split, "web", 0), [(i.digest, i.ids) for i in items]), WINDOW)]
+            packed = [window for _, window in windows.pack_group((((split, "web", ()), 0), [(i.digest, i.ids) for i in items]), WINDOW)]
             assert list(windows.write_shard(((split, 0, 1), packed), str(self.folder / "examples")))
 
     def config(self, **asked) -> str:
-        return data_validator_config(config_from_dict({"name": "test", "corpus": {"window": WINDOW}, "data_validation": asked}))
+        return data_validator_config(config_from_dict({"name": "test", "corpus": self.corpus, "data_validation": asked}))
 
     def __call__(self, train=TRAIN, heldout=HELDOUT, **asked):
         """The findings, and the warnings that a person saw."""
@@ -151,6 +154,30 @@ def test_sources_that_training_does_not_have(data):
     assert words[0] == "source of held-out documents is 0.0500 from the training documents' (infinity norm), limit 0.01"
     assert words[1].startswith("source of held-out documents: ")
     assert "mail" in words[1]
+
+
+def test_features_of_documents_are_categories_that_drift(data):
+    data.corpus |= {"source": "jsonl:*", "features": ["language"]}
+    train = [(text, source, "de" if number < 50 else "2") for number, (text, source) in enumerate(TRAIN)]
+    heldout = [(text, source, "fr" if number < 10 else "2") for number, (text, source) in enumerate(HELDOUT)]
+    prompts = data.prompts(PROSE)
+    found, _ = data(train, heldout, serving_prompts=prompts)
+    assert found.words == []
+    values = {d.measure: (d.of, d.value) for d in found.distances if d.feature == "language"}
+    # A quarter is in a language that the others do not have.
+    assert values == {
+        "infinity norm": ("held-out documents", pytest.approx(0.25)),
+        "Jensen-Shannon divergence": ("held-out documents", pytest.approx(0.25)),
+    }
+    limits = {"jensen_shannon_divergence": {"language": 0.2}, "infinity_norm": 0.2}
+    found, warnings = data(train, heldout, serving_prompts=prompts, drift_comparator=limits)
+    assert sorted(words.split(" (")[1] for words in found.words[:2]) == [
+        "Jensen-Shannon divergence), limit 0.2",
+        "infinity norm), limit 0.2",
+    ]
+    assert found.words[2].startswith("language of held-out documents: ")
+    assert "fr" in found.words[2]
+    assert len(warnings) == len(found.words) == 3
 
 
 def test_what_was_found_is_read_back(data):

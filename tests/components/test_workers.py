@@ -106,8 +106,13 @@ def test_two_processes_train_the_student_of_one(root, tmp_path):
     said = [worker.communicate(timeout=300) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
     lines = [json.loads(line) for line in said[0][0].splitlines()]
-    assert [line["done"] for line in lines if line["event"] == "progress"] == [4 * WINDOW, 12 * WINDOW]
-    assert [json.loads(line)["event"] for line in said[1][0].splitlines()] == ["stage"]
+    assert [line["done"] for line in lines if line.get("task") == "student"] == [4 * WINDOW, 12 * WINDOW]
+    assert [line["metrics"]["tokens"] for line in lines if line["event"] == "trained"] == [{"train": 100, "heldout": 28}]
+    assert "compiling the training step" in [line["message"] for line in lines]
+    # The one that is not the chief says what it does, too, and nothing of what is the chief's.
+    beside = [json.loads(line) for line in said[1][0].splitlines()]
+    assert {line["event"] for line in beside} == {"stage", "activity", "progress"}
+    assert {line["task"] for line in beside if line["event"] == "progress"} == {"held-out text"}
     # The worker that is not the chief has a folder of its own here, to see that it leaves nothing in it.
     assert not (tmp_path / "out1").exists()
     assert {path.name for path in (tmp_path / "out0").iterdir()} == {"student", "metrics.json", "tensorboard"}
@@ -124,7 +129,8 @@ def test_two_processes_train_the_student_of_one(root, tmp_path):
     assert max(np.abs(want - value).max() for want, value in zip(expected, before, strict=True)) > 1e-3
     told = json.loads((tmp_path / "out0" / "metrics.json").read_text())
     assert told.pop("tokens") == metrics.pop("tokens") == {"train": 100, "heldout": 28}
-    assert told.pop("heldout_nll_control") is metrics.pop("heldout_nll_control") is None
+    for name in ("heldout_nll_control", "gap_closed"):
+        assert told.pop(name) is metrics.pop(name) is None
     assert told == pytest.approx(metrics, rel=1e-4, abs=1e-6)
 
 

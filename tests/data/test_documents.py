@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from gemma_tf_distill.config import CorpusConfig
 from gemma_tf_distill.data.documents import Document, Shard, expand_sources, read_documents
-from gemma_tf_distill.errors import CorpusError
+from gemma_tf_distill.errors import ConfigError, CorpusError
 
 
 def read(source, **arguments):
@@ -57,6 +57,20 @@ def test_names_that_are_no_text_are_made_text(tmp_path):
     assert read(f"text:{tmp_path}/*.txt") == [Document("one", "caf?.txt")]
     (tmp_path / "a.jsonl").write_text('{"text": "two", "from": "a\\ud800b"}')
     assert read(f"jsonl:{tmp_path}/a.jsonl", source_field="from") == [Document("two", "a?b")]
+
+
+def test_features_stand_beside_the_text_and_are_unknown_where_a_source_has_none(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "language": "d\\ud800e"}\n{"text": "two", "topic": 3}\n')
+    (tmp_path / "a.txt").write_text("three")
+    found = read((f"jsonl:{tmp_path}/a.jsonl", f"text:{tmp_path}/a.txt"), features=("language", "topic"))
+    assert [(d.text, d.features) for d in found] == [
+        ("one", ("d?e", "unknown")),
+        ("two", ("unknown", "3")),
+        ("three", ("unknown", "unknown")),
+    ]
+    # What a bare path holds is known by its files only.
+    with pytest.raises(ConfigError, match=r"^corpus\.features must be empty where corpus\.source is docstrings and texts"):
+        read(f"{tmp_path}/*.txt", features=("language",))
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])

@@ -5,7 +5,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from gemma_tf_distill.data.formats import read_jsonl, read_text, read_tfrecord
+from gemma_tf_distill.data.formats import Record, read_jsonl, read_text, read_tfrecord
 from gemma_tf_distill.errors import CorpusError
 
 
@@ -82,13 +82,40 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
 def test_json_lines_that_are_wrong(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "first"}\n' + line + "\n")
     reading = read_jsonl(str(tmp_path / "a.jsonl"), "text", None)
-    assert next(reading) == ("first", None)
+    assert next(reading) == Record("first", None)
     fails(reading, f"a.jsonl, {message}")
 
 
 def test_json_lines_without_the_source_field(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a", "origin": "b"}))
     fails(read_jsonl(str(tmp_path / "a.jsonl"), "text", "source"), "line 1 has no 'source', which corpus.source_field asks for")
+
+
+def test_features_of_json_lines(tmp_path):
+    lines = [
+        {"text": "a", "language": "de", "year": 2024, "beta": True},
+        {"text": "b", "language": None, "year": 1.5, "beta": False},
+        {"text": "c", "language": "", "beta": "true"},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = [record.features for record in read_jsonl(str(tmp_path / "a.jsonl"), "text", None, ["language", "year", "beta"])]
+    assert found == [("de", "2024", "true"), ("unknown", "1.5", "false"), ("unknown", "unknown", "true")]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (["de", "en"], r"a list \(\[\"de\", \"en\"\]\), not one text, number, true or false$"),
+        ({"code": "de"}, r"an object \(\{\"code\": \"de\"\}\), not one"),
+        (["ü" * 500], r"a list \(\[\"ü{78}…\), not one"),
+    ],
+)
+def test_features_of_json_lines_that_are_no_single_value(tmp_path, value, words):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + json.dumps({"text": "b", "language": value}))
+    fails(
+        read_jsonl(str(tmp_path / "a.jsonl"), "text", None, ["language"]),
+        rf"a\.jsonl, line 2: 'language' of corpus\.features is {words}",
+    )
 
 
 def test_json_lines_that_are_binary(tmp_path):
@@ -121,8 +148,24 @@ def test_records_that_are_wrong(tmp_path, bad, message):
         writer.write(record(text=texts(b"first")))
         writer.write(bad)
     reading = read_tfrecord(path, "text", None)
-    assert next(reading) == ("first", None)
+    assert next(reading) == Record("first", None)
     fails(reading, f"a.tfrecord, {message}")
+
+
+def test_features_of_records(tmp_path):
+    path = str(tmp_path / "a.tfrecord")
+    numbers = {"year": tf.train.Feature(int64_list=tf.train.Int64List(value=[2024]))}
+    numbers |= {"score": tf.train.Feature(float_list=tf.train.FloatList(value=[0.1]))}
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(record(text=texts(b"a"), language=texts("zh-简".encode()), **numbers))
+        writer.write(record(text=texts(b"b"), language=texts(b""), year=texts(), score=tf.train.Feature()))
+        writer.write(record(text=texts(b"c"), language=texts(b"de", b"en")))
+    reading = read_tfrecord(path, "text", None, ["language", "year", "score"])
+    assert [next(reading).features, next(reading).features] == [("zh-简", "2024", "0.1"), ("unknown", "unknown", "unknown")]
+    fails(reading, r"a\.tfrecord, record 3: 'language' of corpus\.features is bytes_list with 2 values, not one")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(record(text=texts(b"a"), language=texts(b"d\xff")))
+    fails(read_tfrecord(path, "text", None, ["language"]), "record 1: corpus.features 'language' is not UTF-8 text: its byte 1 is 0xff")
 
 
 def test_damaged_record_files(tmp_path):

@@ -57,13 +57,22 @@ def test_an_export_is_a_version(exported, root):
     assert "exported as it is, in numbers of `int8_channel`" in card
 
 
-def test_parity_of_an_export(exported, root, capfd):
-    code, out, err = run(capfd, "parity", str(exported), "--json", "--text", f"text:{root}/text.txt")
-    assert err == "compared 1 of 3 files\ncompared 2 of 3 files\ncompared 3 of 3 files\n"
+def test_parity_of_an_export_and_entries_beside_its_report(exported, root, capfd):
+    code, out, err = run(capfd, "parity", str(exported), "--json", "--log", "json", "--text", f"text:{root}/text.txt")
     report = json.loads(out)
     assert (code, report["passed"], report["weights_equal_fraction"]) == (0, True, 1.0)
     assert [file["format"] for file in report["files"]] == ["saved_model", "tflite", "litertlm"]
     assert report["files"][0]["tokens"] == 48
+    entries = [json.loads(line) for line in err.splitlines()]
+    assert {entry["severity"] for entry in entries} == {"INFO"}
+    windows = [(entry["task"], entry["done"], entry["total"]) for entry in entries if entry.get("unit") == "windows"]
+    # LiteRT-LM tells no scores: it only completes.
+    with_scores = ("parity of saved_model, file 1 of 3", "parity of tflite, file 2 of 3")
+    assert windows == [(task, done, 3) for task in with_scores for done in (1, 2, 3)]
+    doing = [entry["activity"] for entry in entries if entry["event"] == "activity"]
+    assert doing[0].startswith("loading ")
+    steps = ("reading its weights", "starting its runtime", "completing prompts", "measuring its speed")
+    assert doing[-4:] == [f"parity of litertlm, file 3 of 3: {step}" for step in steps]
 
 
 def test_parity_with_another_student_fails(exported, root, make_gemma, capfd):

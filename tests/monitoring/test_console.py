@@ -1,12 +1,14 @@
 """What a person sees of a run."""
 
 import io
-import json
 import re
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
-from gemma_tf_distill.monitoring.console import JsonDisplay, TextDisplay, duration
+from gemma_tf_distill.monitoring.console import QuietDisplay, TextDisplay
+from gemma_tf_distill.monitoring.pace import Pace, duration
 
 
 class Clock:
@@ -126,18 +128,18 @@ def test_a_failed_node_is_said(clock):
     assert stream.getvalue().splitlines()[-1] == "[ 2/2] Distiller failed"
 
 
-def test_json_lines_are_passed_on():
-    stream = io.StringIO()
-    display = JsonDisplay(stream)
-    for event in (PIPELINE, progress(1.0, 2)):
-        display.show(event)
-        display.tick()
-    display.close()
-    assert [json.loads(line) for line in stream.getvalue().splitlines()] == [PIPELINE, progress(1.0, 2)]
-
-
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min"), (200, "3 min 20 s"), (3599.6, "1 h 0 min"), (3900, "1 h 5 min")]
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (200, "3 min 20 s"),
+        (3599.6, "1 h 0 min"),
+        (3900, "1 h 5 min"),
+        (-3, "0 s"),
+        (97_300, "1 d 3 h"),
+    ],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
@@ -154,3 +156,97 @@ def test_a_warning_is_a_line_of_its_own_above_the_one_that_moves(clock):
     written = stream.getvalue().split("\n")
     assert written[0].endswith("\x1b[Kwarning: training waits 12 % of its time for data")
     assert "Distiller" in written[1]
+
+
+def activity(name: str) -> dict:
+    return {"time": 0.0, "event": "activity", "activity": name}
+
+
+def test_what_is_not_counted_is_told_after_ten_seconds_and_then_every_minute(clock):
+    stream = io.StringIO()
+    display = TextDisplay(stream, live=False, clock=clock)
+    display.show(PIPELINE)
+    display.show(node("Distiller", "running"))
+    display.show(activity("loading gguf:package"))
+    clock.now += 2
+    display.show(activity("writing tflite, format 2 of 4"))
+    for _ in range(75):
+        clock.now += 1
+        display.tick()
+    assert stream.getvalue().splitlines() == [
+        "[ 2/2] Distiller …",
+        "[ 2/2] Distiller writing tflite, format 2 of 4, 8 s",
+        "[ 2/2] Distiller writing tflite, format 2 of 4, 1 min 8 s",
+    ]
+
+
+def test_a_node_that_says_nothing_is_seen_to_be_alive(clock):
+    stream = io.StringIO()
+    display = TextDisplay(stream, live=False, clock=clock)
+    display.show(PIPELINE)
+    display.show(node("CorpusGen", "running"))
+    for _ in range(71):
+        clock.now += 1
+        display.tick()
+    assert stream.getvalue().splitlines()[1:] == ["[ 1/2] CorpusGen 10 s", "[ 1/2] CorpusGen 1 min 10 s"]
+
+
+def test_what_is_done_before_any_title_moves_on_a_terminal_and_leaves_nothing(clock):
+    stream = io.StringIO()
+    display = TextDisplay(stream, live=True, clock=clock)
+    display.tick()
+    assert stream.getvalue() == ""
+    display.show(activity("loading outputs/student"))
+    clock.now += 3
+    display.tick()
+    display.close()
+    assert stream.getvalue() == "\r\x1b[Kloading outputs/student, 3 s\r\x1b[K"
+
+
+def test_tasks_that_take_turns_keep_their_own_rates(clock):
+    stream = io.StringIO()
+    display = TextDisplay(stream, live=False, clock=clock)
+    display.show(node("Distiller", "running"))
+    for second in range(10):
+        display.show({**progress(float(second), 1_000_000 * second), "task": "reading"})
+        display.show(progress(float(second), 100 * second))
+    clock.now += 11
+    display.tick()
+    assert "student: 900 of 210,000 tokens (0 %), 100 tokens/s" in stream.getvalue()
+
+
+def test_quiet_is_warnings_alone():
+    stream = io.StringIO()
+    display = QuietDisplay(stream)
+    for event in (PIPELINE, node("Distiller", "running"), activity("writing"), progress(1.0, 5)):
+        display.show(event)
+        display.tick()
+    display.show({"time": 1.0, "event": "warning", "message": "training waits for data"})
+    display.show(node("Distiller", "failed"))
+    display.close()
+    assert stream.getvalue() == "warning: training waits for data\n"
+
+
+COUNTS = st.integers(0, 10**15)
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.floats(0, 1e9), COUNTS, COUNTS | st.none()), min_size=1, max_size=8),
+    st.floats(allow_nan=True, allow_infinity=True),
+)
+def test_whatever_is_counted_what_is_said_makes_sense(points, loss):
+    pace = Pace("student")
+    for time, done, total in points:
+        pace.add(progress(time, done, total, loss=loss))
+        said = pace.describe()
+        assert said.startswith(f"student: {done:,} ")
+        assert all(int(percent) <= 100 for percent in re.findall(r"\((-?\d+) %\)", said))
+        assert ("(100 %)" in said) == (total is not None and 0 < total == done)
+        assert "-" not in said.replace(f"loss {loss:.4g}", "").replace("e-", "")
+        assert " left" not in said or (total is not None and done < total)
+        assert "inf" not in said.replace(f"loss {loss:.4g}", "")
+
+
+@hypothesis.given(st.floats(-1e9, 1e9))
+def test_no_time_is_below_zero(seconds):
+    assert not duration(seconds).startswith("-")

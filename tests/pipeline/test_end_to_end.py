@@ -75,7 +75,7 @@ def with_changes(values: dict, **sections: dict) -> Config:
 
 
 def run(config: Config, output: pathlib.Path, runner: str = "local") -> tuple[dict, set[str]]:
-    """The report, and the nodes that were not taken from cache."""
+    """The report, and the nodes that were not taken from cache; `events.jsonl` beside the output holds what was told."""
     events = output.parent / "events.jsonl"
     events.write_text("")
     with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,31 @@ def first(values, output) -> dict:
     """The report of the first run, in which everything is new."""
     report, executed = run(config_from_dict(values), output)
     assert executed == set(NODES) - RESOLVED
+    events = output.parent / "events.jsonl"
+    events.rename(events.with_name("first_events.jsonl"))
     return report
+
+
+def test_every_long_node_says_what_it_does_and_how_far_it_is(first, values, output):
+    said: dict[str, list[str]] = {}
+    node = ""
+    for line in (output.parent / "first_events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event["event"] == "node":
+            node = event["node"] if event["state"] == "running" else ""
+        elif event["event"] in ("progress", "activity"):
+            said.setdefault(node, []).append(event.get("task") or event["activity"])
+            if event["event"] == "progress":
+                assert event["total"] is None or 0 <= event["done"] <= event["total"]
+    loading = f"loading {values['teacher']['source']}"
+    assert {loading, "teacher targets"} <= set(said["TeacherScorer"])
+    assert {loading, "held-out text", "compiling the training step", "control", "student"} <= set(said["Distiller"])
+    formats = list(enumerate(("saved_model", "tflite", "litertlm"), start=1))
+    assert {f"writing {format}, format {number} of 3" for number, format in formats} <= set(said["Exporter"])
+    assert {"parity of saved_model, file 1 of 3", "parity of tflite, file 2 of 3", loading} <= set(said["Exporter"])
+    assert {f"parity of {format}, file {number} of 3: measuring its speed" for number, format in formats} <= set(said["Exporter"])
+    assert "CorpusGen" in said
+    assert any(step.startswith("copying to ") for step in said["Pusher"])
 
 
 def test_the_report_says_what_was_made(first, values, output):
@@ -302,8 +326,11 @@ def test_a_student_worse_than_the_blessed_one_is_not_pushed(first, values, outpu
 def test_the_runs_of_the_folder_are_ranked_by_what_ml_metadata_knows(first, output, capsys):
     # After the two tests above: runs that were refused are among them, and nothing but the database is read.
     assert cli.main(["runs", str(output), "--by", "heldout_nll", "--json"]) == 0
-    ranked = json.loads(capsys.readouterr().out)
+    runs = json.loads(capsys.readouterr().out)
+    ranked = [run for run in runs if run["rank"] is not None]
     assert [run["rank"] for run in ranked] == list(range(1, len(ranked) + 1))
+    # One that stopped before training has no figures.
+    assert all(run["blessed"] is None for run in runs[len(ranked) :])
     reached = [run["figures"]["heldout_nll"] for run in ranked]
     assert reached == sorted(reached)
     assert {run["blessed"] for run in ranked} == {True, False}

@@ -40,6 +40,8 @@ def test_the_job_is_written_and_every_component_runs_in_our_image(compiled):
     assert len(containers) == 10
     for container in containers.values():
         assert container["image"] == IMAGE
+        # Its components print what Cloud Logging takes for entries.
+        assert container["env"] == [{"name": "GEMMA_DISTILL_LOG", "value": "json"}]
         arguments = container["args"]
         # The container imports the executor by this path.
         assert callable(load(arguments[arguments.index("--executor_class_path") + 1]))
@@ -153,7 +155,7 @@ def test_the_command(compiled, service, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("blessed", [0, 1])
-def test_the_container_runs_our_pusher(compiled, tmp_path, monkeypatch, blessed):
+def test_the_container_runs_our_pusher(compiled, tmp_path, monkeypatch, capsys, blessed):
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
     from components.pusher import manifest
@@ -187,10 +189,16 @@ def test_the_container_runs_our_pusher(compiled, tmp_path, monkeypatch, blessed)
         "outputs": {"artifacts": artifacts("outputDefinitions"), "outputFile": str(tmp_path / "task" / "executor_output.json")},
     }
     # Vertex puts the call in the place of {{$}} in the container's arguments.
-    arguments = compiled[1]["pipelineSpec"]["deploymentSpec"]["executors"]["Pusher_executor"]["container"]["args"]
-    filled = [json.dumps(call) if argument == "{{$}}" else argument for argument in arguments]
+    container = compiled[1]["pipelineSpec"]["deploymentSpec"]["executors"]["Pusher_executor"]["container"]
+    filled = [json.dumps(call) if argument == "{{$}}" else argument for argument in container["args"]]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
     kubeflow_v2_run_executor.main(kubeflow_v2_run_executor._parse_flags(["", *filled]))
 
     said = json.loads((tmp_path / "task" / "executor_output.json").read_text())["artifacts"]["pushed_model"]["artifacts"][0]
     assert said["metadata"]["pushed"] == blessed
     assert (tmp_path / "pushed").exists() == bool(blessed)
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    copied = [entry for entry in entries if entry["event"] == "progress" and entry["message"].startswith("copying to ")]
+    assert bool(copied) == bool(blessed)
+    assert {entry["severity"] for entry in entries} <= {"INFO"}

@@ -67,6 +67,15 @@ def test_teacher_settings_that_do_not_change_the_tokens_may_change(used):
     used.check(dataclasses.replace(CONFIG, teacher=TeacherConfig(batch_size=3)))
 
 
+def test_a_folder_of_a_version_that_had_fewer_keys_is_used_on(used):
+    former = json.loads(used.config.read_text())
+    del former["corpus"]["features"]
+    used.config.write_text(json.dumps(former))
+    used.check(CONFIG)
+    with pytest.raises(ConfigError, match=r"corpus.features was \[\] and is \[\"language\"\] now"):
+        used.check(dataclasses.replace(CONFIG, corpus=CorpusConfig(features=("language",))))
+
+
 def test_somebody_elses_folder_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match=r"holds files that are not of a run \(thesis.tex\)"):

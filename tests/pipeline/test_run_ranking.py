@@ -57,6 +57,12 @@ def test_a_figure_that_nobody_measured_is_told_with_those_that_there_are(databas
         rank(database.store, "beauty")
 
 
+def test_properties_of_tfx_are_no_figures(database):
+    database.execute("monday", "Distiller", Execution.COMPLETE, outputs={"student": properties(is_external=1)})
+    with pytest.raises(UserError, match="none of them recorded any"):
+        rank(database.store, "is_external")
+
+
 def test_a_folder_without_runs_is_told(tmp_path):
     with pytest.raises(UserError, match=r"holds no runs, it has no metadata\.sqlite"):
         rank_runs(tmp_path)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gemma_tf_distill.config import DistillationConfig, EarlyStoppingConfig, TrainingConfig, XlaConfig
@@ -35,9 +36,10 @@ class Judge:
 
 
 def train(student, scored, folder, evaluate, *, learn=True, total_steps=12, training=TRAINING):
+    folders = {"checkpoints": str(folder / "checkpoints"), "tensorboard": str(folder / "events")}
     fit(
         student,
-        Run(name="student", learn_from_teacher=learn, checkpoints=str(folder / "checkpoints"), tensorboard=str(folder / "events")),
+        Run(name="student", learn_from_teacher=learn, control_nll=12.0 if learn else None, **folders),
         lambda skip: training_batches(scored.files, window=scored.window, top_k=scored.top_k, batch_size=4, seed=5, skip=skip),
         training=training,
         distillation=DistillationConfig(top_k=scored.top_k),
@@ -63,6 +65,9 @@ def test_the_best_is_kept_also_by_a_run_that_was_killed(scored_windows, make_stu
     events = EventAccumulator(str(tmp_path / "whole" / "events"), size_guidance={"tensors": 0})
     events.Reload()
     assert [event.step for event in events.Tensors("distill/heldout_kl")] == [2, 4, 6, 8]
+    # Of the way from the control's 12 to the teacher's 2.
+    closed = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors("distill/gap_closed")]
+    np.testing.assert_allclose(closed, [0.5, 0.45, 0.445, 0.46], rtol=1e-6)
     told = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
     (message,) = [event["message"] for event in told if event["event"] == "warning" and "held-out" in event["message"]]
     assert message == (

@@ -1,6 +1,6 @@
 """Runs every exported file in its own runtime and compares its numbers and its predictions with the student's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from gemma_tf_distill.export.parity.reference import Reference
 from gemma_tf_distill.export.parity.report import FileParity, ParityReport
 from gemma_tf_distill.export.parity.weights import StudentNumbers
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.progress import doing, progress
 
 _FALLBACK_PROMPT = "The"
 
@@ -27,7 +28,6 @@ def measure_parity(
     quantization: QuantizationConfig | None = None,
     prompts: Sequence[str] = (),
     max_new_tokens: int = 16,
-    progress: Callable[[int], object] = lambda done: None,
 ) -> ParityReport:
     """Compares exported files with the student they were made of.
 
@@ -49,7 +49,6 @@ def measure_parity(
       prompts: texts to complete, by default one; those that leave no room in a file's context are left out, and where none is left, the
         empty one is completed as far as it can be.
       max_new_tokens: tokens to add to each.
-      progress: called with the number of files that are done.
 
     Raises:
       ConfigError: if there are no windows of 4 tokens.
@@ -58,10 +57,10 @@ def measure_parity(
     found = []
     numbers = StudentNumbers(student, quantization)
     with Reference(student, quantization, whole) as reference:
-        for format, path in files.items():
+        for number, (format, path) in enumerate(files.items(), start=1):
             request = Request(path, whole, reference.begin, list(prompts) or [_FALLBACK_PROMPT], max_new_tokens)
-            found.append(_measure_file(format, request, numbers, reference))
-            progress(len(found))
+            task = f"parity of {format}, file {number} of {len(files)}"
+            found.append(_measure_file(format, request, numbers, reference, task))
     return ParityReport(tuple(found))
 
 
@@ -74,26 +73,32 @@ def _whole(windows: np.ndarray | Sequence[Sequence[int]], pad_id: int) -> tuple[
     return tuple(text for text in texts if len(text) == longest)
 
 
-def _measure_file(format: str, request: Request, numbers: StudentNumbers, reference: Reference) -> FileParity:
+def _measure_file(format: str, request: Request, numbers: StudentNumbers, reference: Reference, task: str) -> FileParity:
     path, integer = request.path, reference.is_integer(format)
     equal_fraction, failures, figures = 0.0, list[str](), dict[str, Any]()
     try:
+        doing(f"{task}: reading its weights")
         equal_fraction, first = numbers.difference(format, path)
         if first:
             failures.append(f"{path} does not hold the student's own numbers: {first}")
+        doing(f"{task}: starting its runtime")
         with runtime_process(request) as process:
             if format != "litertlm":
                 predictions = Predictions(reference, integer)
                 for index in range(len(request.windows)):
                     predictions.add(index, process.receive())
+                    progress(task, index + 1, len(request.windows), unit="windows")
+                doing(f"{task}: reading longer texts")
                 for long in process.receive():
                     predictions.add_long(long)
                 figures |= predictions.figures()
                 failures += predictions.failures(path)
+            doing(f"{task}: completing prompts")
             completed = process.receive()
             agreement, wrong = compare_completions(path, completed, reference, integer)
             failures += wrong
             figures |= {"greedy_agreement": agreement, "completions": dict(zip(completed.prompts, completed.texts, strict=True))}
+            doing(f"{task}: measuring its speed")
             figures |= process.receive()._asdict()
     # One file that can't be read or run leaves the others to be measured.
     except UserError as error:

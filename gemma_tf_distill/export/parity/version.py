@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,6 @@ def parity_of_version(
     student: str | None = None,
     text: str | None = None,
     tokens: int | None = None,
-    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> ParityReport:
     """Compares the files of a pushed or exported version with the student that they were made of.
 
@@ -41,7 +40,6 @@ def parity_of_version(
       text: on what to compare, as `corpus.source`; none: the held-out windows that the manifest names, or where it names none, the
         corpus of its config.
       tokens: how many; none: the config's `export.parity_tokens`.
-      progress: called with the number of files that are done, and of all.
 
     Raises:
       WeightsError: if there is no version or none of its files, or the student is out of reach.
@@ -64,7 +62,6 @@ def parity_of_version(
         quantization=quantization,
         prompts=config.export.prompts,
         max_new_tokens=config.export.max_new_tokens,
-        progress=lambda done: progress(done, len(files)),
     )
 
 

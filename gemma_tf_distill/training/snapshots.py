@@ -1,0 +1,94 @@
+"""What a student is like at a step, for TensorBoard: its weights as histograms, and what it writes."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow as tf
+
+from gemma_tf_distill.config import OnPolicyConfig
+from gemma_tf_distill.data.packing import PAD_ID
+from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.quantization.apply import ModelQuantization
+from gemma_tf_distill.training.group_norms import groups_of
+from gemma_tf_distill.training.on_policy import OnPolicySampler
+
+# Of a group of variables: a histogram of 64 bins changes no more with further ones.
+_VALUES = 16_384
+_PROMPTS, _PROMPT_TOKENS, _NEW_TOKENS = 3, 12, 24
+
+
+class Snapshots:
+    """Looks at a student without changing it, and without copying its weights."""
+
+    def __init__(self, student: Gemma, tokens: tf.Tensor, quantized: ModelQuantization | None = None):
+        """Args:
+        student: read anew at every look.
+        tokens: int32 [B, T] of the corpus; the student continues what the first windows begin with.
+        quantized: of the student, where it learns as it will be stored: what rounding does is looked at, too.
+        """
+        self._student = student
+        self._quantized = quantized
+        self._groups = groups_of(student, student.backbone.trainable_variables)
+        prompt = min(_PROMPT_TOKENS, tokens.shape[1] // 2)
+        self._texts = tokens[:_PROMPTS, : prompt + _NEW_TOKENS].numpy()
+        # The most probable words: at this temperature noise only decides between equals.
+        config = OnPolicyConfig(fraction=1.0, prompt_tokens=prompt, temperature=1e-4)
+        # Not by XLA: compiling it takes longer than it will ever run.
+        self._sampler = OnPolicySampler(student, config, prompt + _NEW_TOKENS, seed=0, quantization=quantized, jit_compile=False)
+        self._prompt = prompt
+
+    def write(self) -> None:
+        """Writes to the current summary writer, at its step.
+
+        Histograms `weights/GROUP` (`group_norms.GROUPS`) and, where the student is being quantised, `quantization_error/GROUP`: rounded
+        minus exact, in root mean squares of the matrix. Both are of a sample of at most 16,384 values a group, the same ones each time;
+        what is no number is left out of them and counted in the text `weights/not_finite`. Text `samples`: greedy continuations.
+        """
+        variables = self._student.backbone.trainable_variables
+        sizes: dict[str, int] = defaultdict(int)
+        for group, variable in zip(self._groups, variables, strict=True):
+            sizes[group] += variable.value.shape.num_elements()
+        group_of = {id(variable): group for group, variable in zip(self._groups, variables, strict=True)}
+        self._histograms("weights", sizes, ((group_of[id(variable)], tf.convert_to_tensor(variable.value)) for variable in variables))
+        if self._quantized is not None:
+            errors = ((group_of[id(variable)], error) for variable, error in self._quantized.relative_errors())
+            self._histograms("quantization_error", sizes, errors)
+        tf.summary.text("samples", self._samples())
+
+    def _histograms(self, name: str, sizes: dict[str, int], tensors: Iterable[tuple[str, tf.Tensor]]) -> None:
+        found: dict[str, list[np.ndarray]] = defaultdict(list)
+        for group, tensor in tensors:
+            found[group].append(_sample(tensor, sizes[group]))
+        for group, samples in found.items():
+            values = np.concatenate(samples)
+            finite = np.isfinite(values)
+            if not finite.all():
+                told = f"{np.count_nonzero(~finite):,} of {values.size:,} sampled values of {group} are no numbers"
+                tf.summary.text(f"{name}/not_finite", told)
+            if finite.any():
+                tf.summary.histogram(f"{name}/{group}", values[finite], buckets=64)
+
+    def _samples(self) -> list[str]:
+        prompts = tf.constant(self._texts[:, : self._prompt])
+        written = self._sampler(prompts, 0)["tokens"].numpy()
+        blocks = []
+        for text, own in zip(self._texts, written, strict=True):
+            parts = (("the text begins", text[: self._prompt]), ("it goes on", text[self._prompt :]), ("the student", own[self._prompt :]))
+            blocks.append("\n\n".join(f"{title}:\n\n{self._code(ids)}" for title, ids in parts))
+        return blocks
+
+    def _code(self, ids: np.ndarray) -> str:
+        """Text that Markdown shows as it is."""
+        text = self._student.tokenizer.decode(ids[ids != PAD_ID])
+        return "\n".join(f"    {line}" for line in text.splitlines()) or "    (nothing)"
+
+
+def _sample(tensor: tf.Tensor, group_size: int) -> np.ndarray:
+    """float32 [n]: a share of the values, as large as that of all variables of the group together."""
+    flat = tf.reshape(tensor, [-1])
+    size = int(flat.shape[0])
+    count = max(1, round(_VALUES * size / group_size))
+    if count < size:
+        flat = tf.gather(flat, tf.random.stateless_uniform([count], [0, size], maxval=size, dtype=tf.int32))
+    return tf.cast(flat, tf.float32).numpy()
