@@ -37,13 +37,22 @@ def size(value: Any) -> str:
 
 
 def times(value: Any) -> str:
-    """How many times, such as perplexity over another: `1.02`, and `515 M` where it is past counting."""
+    """How many times, such as perplexity over another: `1.02`, `0.0081`, and `515 M` where it is past counting."""
+    if is_number(value) and 0 < value < 0.1:
+        return f"{value:.2g}"
     return short_count(value) if is_number(value) and value >= 1000 else decimal(value, 2)
 
 
 def significant(value: Any) -> str:
-    """Four digits that count: `0.04712`, `1.003`, `24.1`."""
+    """Four digits that count, and all that are before the point: `0.04712`, `1.003`, `24.1`, `37,981`."""
+    if is_number(value) and abs(value) >= 9999.5:
+        return count(value)
     return f"{value:.4g}" if is_number(value) else MISSING
+
+
+def rate(value: Any) -> str:
+    """`130.7` a second, and `1,087`."""
+    return decimal(value, 1 if is_number(value) and value < 1000 else 0)
 
 
 def ratio(first: float | None, second: float | None) -> float | None:

@@ -1,5 +1,8 @@
 """Where the model comes from: its text, the time and memory it took, what was made of what, and how to make it again."""
 
+import hashlib
+import re
+
 from gemma_tf_distill.report.content import Artifact, Content, SplitStatistics
 from gemma_tf_distill.report.markup import Markup, joined, tag
 from gemma_tf_distill.report.numbers import MISSING, count, decimal, percent, size
@@ -7,6 +10,7 @@ from gemma_tf_distill.report.tables import bar, definitions, table
 from gemma_tf_distill.report.validation import validation
 
 _DIGEST = 12
+_HEXADECIMAL = re.compile(f"[0-9a-f]{{{_DIGEST}}}")
 # What is not 0.0 with one digit.
 _SHOWN_SECONDS = 0.05
 
@@ -108,7 +112,11 @@ def lineage(content: Content) -> Markup:
 
 
 def _digest(value: str | None) -> Markup | None:
-    return joined(" ", tag("code", value[:_DIGEST], title=value)) if value else None
+    """The first digits of a digest; a fingerprint that is none, such as a list of files, is made one."""
+    if not value:
+        return None
+    digits = value if _HEXADECIMAL.match(value) else hashlib.sha256(value.encode()).hexdigest()
+    return joined(" ", tag("code", digits[:_DIGEST], title=value))
 
 
 def _row(artifact: Artifact, known: set[int]) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from gemma_tf_distill.report.content import Content
 from gemma_tf_distill.report.markup import Markup, joined, tag
-from gemma_tf_distill.report.numbers import MISSING, count, decimal, is_number, percent, ratio, short_count, significant, size, times
+from gemma_tf_distill.report.numbers import MISSING, count, decimal, is_number, percent, rate, ratio, short_count, significant, size, times
 from gemma_tf_distill.report.pareto import pareto_front
 from gemma_tf_distill.report.plots import Axis, Point, figure, legend, scatter
 from gemma_tf_distill.report.runs import PUSHED_FOLDER, RunFigures
@@ -173,7 +173,7 @@ def files(content: Content) -> Markup:
                 percent(found.get("top1_agreement"), 2),
                 decimal(found.get("nll")),
                 decimal(found.get("prefill_tokens_per_second"), 0),
-                decimal(found.get("decode_tokens_per_second"), 1),
+                rate(found.get("decode_tokens_per_second")),
                 size(found.get("peak_bytes")),
                 *([percent(content.repetition.get(file.format))] if repeats else []),
             )

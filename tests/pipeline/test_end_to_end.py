@@ -199,6 +199,7 @@ def test_the_page_shows_the_run_and_is_the_same_from_a_folder_that_was_moved(fir
     assert "4-grams repeated" in text
     assert f"{first['student']['bits_per_byte']:.3f}" in text
     assert "TFDV, split" in text
+    assert "training documents27" in text and "sourcedrift: held-out documents, infinity norm" in text
     # Where the pushed files come from: every artifact but the Resolver's, by its place in the folder.
     assert all(f"pipeline/{node}/" in text for node in NODES if node not in ("Baseline", "Pusher"))
     assert "gemma-distill run config.json" in text

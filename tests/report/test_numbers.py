@@ -20,7 +20,12 @@ from gemma_tf_distill.report import numbers
         (numbers.short_count(268_098_176), "268 M"),
         (numbers.times(1.0216), "1.02"),
         (numbers.times(514_894_180.69), "515 M"),
+        (numbers.times(0.008134), "0.0081"),
         (numbers.significant(0.0471234), "0.04712"),
+        (numbers.significant(37_980.54), "37,981"),
+        (numbers.significant(9_999.4), "9999"),
+        (numbers.rate(130.72), "130.7"),
+        (numbers.rate(37_980.54), "37,981"),
     ],
 )
 def test_figures(shown, expected):

@@ -1,6 +1,7 @@
 """The whole page, as text: what is in it, what is left out, and that nothing of it is loaded or run."""
 
 import dataclasses
+import hashlib
 import re
 from xml.etree import ElementTree
 
@@ -184,6 +185,22 @@ def test_what_was_not_recorded_is_told_or_left_out(bare):
 def test_each_part_may_be_missing(changes):
     root = parsed(render_page(whole_content(**changes)))
     assert len(list(root.iter("section"))) == 11
+
+
+def test_a_fingerprint_that_is_no_digest_is_shown_as_one(content):
+    files = "[('/a folder/model.weights.h5', 123, 456)]"
+    artifacts = [dataclasses.replace(one, fingerprints={"teacher_fingerprint": files}) for one in content.artifacts]
+    lineage = section(parsed(render_page(dataclasses.replace(content, artifacts=artifacts))), "lineage")
+    assert hashlib.sha256(files.encode()).hexdigest()[:12] in lineage
+    assert "[('" not in lineage
+
+
+def test_what_takes_no_time_is_no_zero(content):
+    nodes = [dataclasses.replace(content.nodes[1], seconds=0.04), dataclasses.replace(content.nodes[2], seconds=0.06)]
+    text = section(parsed(render_page(dataclasses.replace(content, nodes=nodes))), "nodes")
+    assert "under 0.1 s" in text
+    assert "0.1 s" in text.replace("under 0.1 s", "")
+    assert "0.0 s" not in text
 
 
 def test_documents_and_prompts_are_beside_the_training_documents(content):
