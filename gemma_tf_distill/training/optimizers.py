@@ -22,7 +22,7 @@ class TakesSums(keras.optimizers.AdamW):
 
         Its slots hold both moments (Kingma & Ba 2015, algorithm 1), and what decayed (Loshchilov & Hutter 2019, algorithm 2) is a share of
         the weights from before, which weights and moments tell together. So nothing has to be kept while steps are taken. Rounding apart
-        this is what was added; from slots in bfloat16, to three digits.
+        this is what was added; from slots in bfloat16, within half a percent.
 
         Args:
           variables: of those that it was built for, after at least one step.
