@@ -93,10 +93,10 @@ def fit(
     check_share(training, strategy.num_replicas_in_sync)
     if training.early_stopping is not None and evaluate is None:
         raise ConfigError("training.early_stopping is set, and fit has nothing to look at: give it an evaluate, or set it to null")
-    if is_chief(strategy):
-        check_log_folder(run.tensorboard)
     profile = ProfileWindow(training.profile_steps if is_chief(strategy) else None, run.tensorboard, total_steps, run.name)
     start_profiler_server(training.profiler_port)
+    if is_chief(strategy):
+        check_log_folder(run.tensorboard)
     roll_back = RollBack(training.divergence, run.name, strategy)
     learner = make_learner(
         student,
