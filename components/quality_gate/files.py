@@ -6,11 +6,14 @@ import os
 import tensorflow as tf
 
 from components.artifact_files import EXPORT_REPORT, FILES_FOLDER, read_json
-from gemma_tf_distill.export.names import TOKENIZER_FILE
+from gemma_tf_distill.export.files import total_bytes
+from gemma_tf_distill.export.names import HUGGING_FACE_FOLDER, LITERT_LM_FILE, TFLITE_FILE, TOKENIZER_FILE
 from gemma_tf_distill.export.repetition import repetition_rate
 from gemma_tf_distill.gemma.tokenizer import Tokenizer
 
 TEACHER = "teacher"
+
+_PLACES = {"tflite": TFLITE_FILE, "litertlm": LITERT_LM_FILE, "hugging_face": HUGGING_FACE_FOLDER}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class Exported:
     Attributes:
       figures: by format: `bytes`, `decode_tokens_per_second` and `repetition_rate` of its greedy completions; none where a runtime
         does not tell. Under `teacher` the repetition rate of the teacher's completions of the same prompts.
-      failures: in what files are not what the student is, a sentence each; none where that was not measured.
+      failures: in what files are not what the student is, or no longer are, a sentence each; none where that was not measured.
     """
 
     figures: dict[str, dict[str, float | None]]
@@ -47,7 +50,20 @@ def read_exported(model_uri: str) -> Exported:
         for file in report["parity"]["files"]
     }
     figures[TEACHER] = {"repetition_rate": repetition([sample["teacher"] for sample in report["samples"]])}
-    return Exported(figures=figures, failures=[failure for file in report["parity"]["files"] for failure in file["failures"]])
+    files = report["parity"]["files"]
+    failures = [failure for file in files for failure in (*file["failures"], *_changed(model_uri, file["format"], file["bytes"]))]
+    return Exported(figures=figures, failures=failures)
+
+
+def _changed(model_uri: str, format: str, measured: int) -> list[str]:
+    """Says where a file is no longer as long as when its runtime ran it. A SavedModel is loaded anyway, to be evaluated."""
+    if format not in _PLACES:
+        return []
+    path = os.path.join(model_uri, FILES_FOLDER, _PLACES[format])
+    size = total_bytes(path) if tf.io.gfile.exists(path) else 0
+    if size == measured:
+        return []
+    return [f"{_PLACES[format]} has {size:,} bytes, and had {measured:,} when its runtime ran it: export the model again"]
 
 
 def _read(path: str) -> bytes:

@@ -48,6 +48,10 @@ class Judge:
                 }
                 for format, file in files.items()
             ]
+            for format, file in files.items():
+                if format == "tflite":
+                    with open(self.folder / name / "files" / "model.tflite", "wb") as content:
+                        content.truncate(file["bytes"])
             report = {"parity": {"files": measured}, "samples": [{"prompt": "Returns", "teacher": "the mean", "student": "the mean"}]}
             (self.folder / name / "export.json").write_text(json.dumps(report))
         return model

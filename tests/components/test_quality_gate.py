@@ -241,6 +241,17 @@ def test_a_model_that_cannot_be_loaded_is_refused_with_every_gate(judge, make_mo
     assert read_files(evaluation)["tflite"]["bytes"] == 1_000_000
 
 
+def test_a_file_that_was_cut_short_after_its_runtime_ran_it(judge, make_model):
+    model = make_model()
+    with open(f"{model.uri}/files/model.tflite", "r+b") as file:
+        file.truncate(400_000)
+    blessed, _, failed = judge(GatesConfig(max_heldout_nll=9.0), serialized(WINDOWS), model)
+    assert not blessed
+    assert {name: result.words for name, result in failed.items()} == {
+        "parity files": "model.tflite has 400,000 bytes, and had 1,000,000 when its runtime ran it: export the model again"
+    }
+
+
 def test_a_baseline_that_cannot_be_loaded_is_told(judge, make_model):
     baseline = make_model(0.5)
     cut_short(baseline)
