@@ -7,8 +7,9 @@ pipeline's own `fit`, one with `training.monitor` and a log line every five step
 that a machine's slow minutes fall on both. Two minutes on two quiet cores; 2 GiB of memory.
 
 Prints one JSON object as its last line: `overhead`, the median over the rounds of a turn's time with everything on over that with it off,
-minus 1. The sums that both loops keep for their guard are timed apart, and count as something that is on. A demo's step takes ten times as
-long and its figures as much, so that this is more than a user pays.
+minus 1. The sums that both loops keep for their guard are timed apart, and count as something that is on; so do histograms and samples,
+which are written every 50 steps (`training.checkpoint_every`) and would fall into a few turns only. A demo's step takes ten times as long
+and its figures as much, so that this is more than a user pays.
 """
 
 import argparse
@@ -92,6 +93,9 @@ def new_student() -> Any:
 
         vocabulary_size = WORDS
 
+        def decode(self, ids: Any) -> str:
+            return ""
+
     backbone = keras_hub.models.Gemma3Backbone(
         vocabulary_size=WORDS,
         image_size=None,
@@ -140,6 +144,21 @@ def sums_seconds(calls: int = 500) -> float:
     return (time.perf_counter() - begun) / calls
 
 
+def snapshot_seconds(batch: dict[str, Any], rounds: int = 5) -> float:
+    """Of histograms and samples, once their graph is there."""
+    import tensorflow as tf
+
+    from gemma_tf_distill.training.snapshots import Snapshots
+
+    snapshots, seconds = Snapshots(new_student(), batch["tokens"]), []
+    with tempfile.TemporaryDirectory() as folder, tf.summary.create_file_writer(folder).as_default(0):
+        for _ in range(rounds + 1):
+            begun = time.perf_counter()
+            snapshots.write()
+            seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
 def main() -> None:
     from gemma_tf_distill import DistillationConfig, TrainingConfig
     from gemma_tf_distill.training.loop import Run, fit
@@ -181,9 +200,11 @@ def main() -> None:
         raise errors[0]
     sums = TURN * sums_seconds()
     on, off = turns.seconds["on"][1:], [seconds - sums for seconds in turns.seconds["off"][1:]]
-    overhead = statistics.median(a / b for a, b in zip(on, off, strict=True)) - 1
+    snapshots = snapshot_seconds(batch) / TrainingConfig().checkpoint_every * TURN
+    overhead = statistics.median((a + snapshots) / b for a, b in zip(on, off, strict=True)) - 1
     if not arguments.json:
         print(f"a turn of {TURN} steps takes {statistics.median(on):.3f} s with everything on, {statistics.median(off):.3f} s with it off")
+        print(f"histograms and samples take {snapshots:.3f} s a turn, spread over all")
         print(f"overhead {overhead:+.2%} (limit {LIMIT:.0%})")
     print(json.dumps({"overhead": overhead}))
 
