@@ -31,7 +31,8 @@ class TrainingConfig:
       control: also train the same student on the same tokens without the teacher.
       checkpoint_every: steps between checkpoints.
       log_every: steps between scalars on TensorBoard and progress lines.
-      monitor: also measure updates by group of variables, model FLOPs utilisation, and what host and accelerators do.
+      monitor: also measure updates by group of variables, model FLOPs utilisation, and what host and accelerators do, and show
+        hyperparameters and at checkpoints histograms of the weights and what the student writes.
       early_stopping: keep the student that is best on the held-out split, and end when none gets better; none: the last one is kept.
       divergence: what is done about a loss that is no number, or jumps.
       profile_steps: the first and the last step of a profile for TensorBoard, counted from 1, of training in float; none: no profile.

@@ -153,10 +153,12 @@ def fit(
         learner.teaching,
     ):
         opened = _Batches(batches, learner, strategy, step, total_steps, measured=steps_per_execution == 1)
-        if snapshots is not None and step == 0:
+        if snapshots is not None:
+            # Also of a run that is resumed: its event files may be in another folder than before.
             values = hyperparameters(run, student, training, distillation, quantization)
-            lines.write_once(functools.partial(write_hyperparameters, values))
-            lines.write_once(snapshots.write)
+            lines.write_once(functools.partial(write_hyperparameters, values), step)
+            if step == 0:
+                lines.write_once(snapshots.write)
         while step < total_steps and not stopping.ends:
             with profile.step(step + 1):
                 done = learner.take(opened.iterator, step, min(steps_per_execution, total_steps - step))

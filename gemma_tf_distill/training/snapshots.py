@@ -24,7 +24,7 @@ class Snapshots:
     def __init__(self, student: Gemma, tokens: tf.Tensor, quantized: ModelQuantization | None = None):
         """Args:
         student: read anew at every look.
-        tokens: int32 [B, T] of the corpus; the student continues what the first windows begin with.
+        tokens: int32 [B, T] of the training split; the student continues what the first windows begin with.
         quantized: of the student, where it learns as it will be stored: what rounding does is looked at, too.
         """
         self._student = student
@@ -43,7 +43,8 @@ class Snapshots:
 
         Histograms `weights/GROUP` (`group_norms.GROUPS`) and, where the student is being quantised, `quantization_error/GROUP`: rounded
         minus exact, in root mean squares of the matrix. Both are of a sample of at most 16,384 values a group, the same ones each time;
-        what is no number is left out of them and counted in the text `weights/not_finite`. Text `samples`: greedy continuations.
+        what is no number is left out of them and counted in the text `weights/not_finite`. Text `samples`: greedy continuations of
+        beginnings of training windows, beside how those go on.
         """
         variables = self._student.backbone.trainable_variables
         sizes: dict[str, int] = defaultdict(int)

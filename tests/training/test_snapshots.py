@@ -92,6 +92,16 @@ def test_rounding_is_shown_of_a_student_that_learns_for_integers(scored_windows,
     assert "quantization_error/norms" not in events.Tags()["tensors"]
 
 
+def test_a_run_that_is_resumed_elsewhere_has_its_hyperparameters_there(scored_windows, make_student, tmp_path):
+    train(make_student(), scored_windows, tmp_path)
+    (tmp_path / "events").rename(tmp_path / "former")
+    # From the checkpoint of step 3.
+    train(make_student(), scored_windows, tmp_path)
+    events = read(tmp_path / "events")
+    assert "_hparams_/session_start_info" in events.Tags()["tensors"]
+    assert list(text(events, "samples")) == [5]
+
+
 def test_without_a_monitor_there_are_scalars_alone(scored_windows, make_student, tmp_path):
     train(make_student(), scored_windows, tmp_path, training=dataclasses.replace(TRAINING, monitor=False))
     tags = set(read(tmp_path / "events").Tags()["tensors"])
