@@ -11,6 +11,7 @@ from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.monitoring.hardware import HardwareMonitor, HardwareReading
 from gemma_tf_distill.monitoring.input_wait import InputWait
 from gemma_tf_distill.monitoring.progress import progress, warn
+from gemma_tf_distill.monitoring.summaries import write_scalars
 from gemma_tf_distill.training.heldout import HeldoutMetrics
 from gemma_tf_distill.training.run import Run
 
@@ -41,8 +42,7 @@ def write_heldout(run: Run, step: int, found: HeldoutMetrics) -> None:
     """Adds what the run's student came to on the held-out split to its event files; `step`: steps taken."""
     writer = tf.summary.create_file_writer(run.tensorboard)
     with writer.as_default(step):
-        for name, value in found.scalars(run.control_nll).items():
-            tf.summary.scalar(name, value)
+        write_scalars(found.scalars(run.control_nll))
     writer.close()
 
 
@@ -83,10 +83,7 @@ class LogLines:
         """
         wait = None if waiting is None else waiting.fraction
         with self._writer.as_default(step):
-            for name, value in told.items():
-                tf.summary.scalar(name, value)
-            if wait is not None:
-                tf.summary.scalar("data/wait_fraction", wait)
+            write_scalars(told if wait is None else {**told, "data/wait_fraction": wait})
             if self._hardware is not None:
                 self._write_hardware(self._hardware.monitor_step(wait, told.get("hardware/mfu")))
         self._writer.flush()
@@ -99,8 +96,7 @@ class LogLines:
     def write_figures(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes scalars that are measured apart from log lines, where there are any."""
         with self._writer.as_default(step):
-            for name, value in figures.items():
-                tf.summary.scalar(name, value)
+            write_scalars(figures)
 
     def write_once(self, write: Callable[[], None], step: int = 0) -> None:
         """Lets `write` use the run's summary writer, at a step."""
@@ -108,8 +104,7 @@ class LogLines:
             write()
 
     def _write_hardware(self, found: HardwareReading) -> None:
-        for name, value in found.scalars.items():
-            tf.summary.scalar(name, value)
+        write_scalars(found.scalars)
         kind = found.verdict.kind
         if not self._verdicts or kind != self._verdicts[-1]:
             tf.summary.text("hardware/verdict", str(found.verdict))

@@ -9,13 +9,14 @@ import tensorflow as tf
 from gemma_tf_distill.config import OnPolicyConfig
 from gemma_tf_distill.data.packing import PAD_ID
 from gemma_tf_distill.gemma.model import Gemma
+from gemma_tf_distill.monitoring.summaries import write_histogram
 from gemma_tf_distill.quantization.apply import ModelQuantization
 from gemma_tf_distill.training.group_norms import groups_of
 from gemma_tf_distill.training.on_policy import OnPolicySampler
 
-# Of a group of variables: a histogram of 64 bins changes no more with further ones.
-_VALUES = 16_384
-_PROMPTS, _PROMPT_TOKENS, _NEW_TOKENS = 3, 12, 24
+# Values of a group of variables: a histogram of so many bins changes no more with further ones.
+_VALUES, _BINS = 16_384, 64
+_PROMPTS, _PROMPT_TOKENS, _NEW_TOKENS = 3, 12, 16
 
 
 class Snapshots:
@@ -68,7 +69,7 @@ class Snapshots:
                 told = f"{np.count_nonzero(~finite):,} of {values.size:,} sampled values of {group} are no numbers"
                 tf.summary.text(f"{name}/not_finite", told)
             if finite.any():
-                tf.summary.histogram(f"{name}/{group}", values[finite], buckets=64)
+                write_histogram(f"{name}/{group}", values[finite], _BINS)
 
     def _samples(self) -> list[str]:
         prompts = tf.constant(self._texts[:, : self._prompt])
