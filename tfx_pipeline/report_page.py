@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from ml_metadata import errors
 from ml_metadata.proto import metadata_store_pb2
 
@@ -74,14 +75,18 @@ def rebuild_page(path: pathlib.Path) -> pathlib.Path:
     store = open_metadata(folder.metadata)
     try:
         nodes = {name: _at(node, folder) for name, node in latest_run(store, config.name, list(seconds)).items()}
-        outcome = create_outcome(config, nodes)
+        evaluation = nodes["Evaluator"].outputs["evaluation"].uri if "Evaluator" in nodes else ""
+        if evaluation and not tf.io.gfile.exists(evaluation):
+            raise UserError(f"artifacts of the run in {path} are gone ({evaluation}): run its config again")
+        write_page(folder, config, nodes, create_outcome(config, nodes))
     except RuntimeError as error:
         raise UserError(f"the latest run in {path} has not finished ({error}): {what_to_do}") from error
     except errors.StatusError as error:
         raise damaged_database(folder.metadata) from error
     except tf.errors.NotFoundError as error:
         raise UserError(f"artifacts of the run in {path} are gone ({error.message}): run its config again") from error
-    write_page(folder, config, nodes, outcome)
+    except (json.JSONDecodeError, DecodeError, tf.errors.DataLossError) as error:
+        raise UserError(f"artifacts of the run in {path} are damaged ({error}): run its config again with another --output") from error
     return folder.page
 
 

@@ -1,6 +1,10 @@
 """Where the artifacts of a run are, after its folder was moved."""
 
+import json
+
 import pytest
+import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from gemma_tf_distill.errors import UserError
 from tfx_pipeline import report_page
@@ -60,5 +64,29 @@ def test_damaged_files_of_a_run_are_told(tmp_path, file, content, message):
     files = {"config.json": '{"name": "x"}', "report.json": '{"seconds": {}}', "metadata.sqlite": "", file: content}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        report_page.rebuild_page(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (json.JSONDecodeError("cut short", "{", 1), "are damaged .*cut short"),
+        (DecodeError("no message"), "are damaged .*no message"),
+        (tf.errors.DataLossError(None, None, "truncated record"), "are damaged .*truncated record"),
+        (tf.errors.NotFoundError(None, None, "distances.json"), r"are gone \(distances\.json"),
+    ],
+)
+def test_artifacts_that_the_page_cannot_be_made_of_are_told(tmp_path, monkeypatch, error, message):
+    for name, text in {"config.json": '{"name": "x"}', "report.json": '{"seconds": {}}', "metadata.sqlite": ""}.items():
+        (tmp_path / name).write_text(text)
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(report_page, "open_metadata", lambda database: None)
+    monkeypatch.setattr(report_page, "latest_run", lambda *arguments: {})
+    monkeypatch.setattr(report_page, "create_outcome", lambda *arguments: None)
+    monkeypatch.setattr(report_page, "write_page", fail)
     with pytest.raises(UserError, match=message):
         report_page.rebuild_page(tmp_path)
