@@ -1,5 +1,6 @@
 """Gathers what is known of a finished run and writes `report.html`."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -8,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-from ml_metadata import metadata_store
+from google.protobuf.message import DecodeError
+from ml_metadata import errors
 from ml_metadata.proto import metadata_store_pb2
-from tfx.orchestration import metadata
 
 from components.artifact_files import EXPORT_REPORT, METRICS_FILE, read_json
 from components.corpus_gen.graph import read_figures
 from components.quality_gate.results import read_baseline_metrics, read_files, read_metrics
 from gemma_tf_distill.config import Config, config_from_dict
-from gemma_tf_distill.errors import UserError
+from gemma_tf_distill.errors import ConfigError, UserError
 from gemma_tf_distill.export.manifest import installed_packages
 from gemma_tf_distill.export.names import MANIFEST_FILE
 from gemma_tf_distill.gemma.student import kept_layers
@@ -24,8 +25,9 @@ from gemma_tf_distill.report.command import reproduce_command
 from gemma_tf_distill.report.content import Artifact, Content, Data, Layers, Node
 from gemma_tf_distill.report.gates import OVERALL, gate_results
 from gemma_tf_distill.report.page import render_page
-from gemma_tf_distill.report.runs import earlier_pushes, figures_of_report, sibling_runs
+from gemma_tf_distill.report.runs import earlier_pushes, figures_of_report, read_object, sibling_runs
 from gemma_tf_distill.transfer.layer_mapping import IntermediateLayerMapping
+from tfx_pipeline.metadata_file import damaged_database, open_metadata
 from tfx_pipeline.output_folder import OutputFolder, write_whole
 from tfx_pipeline.report import NodeRun, Outcome, create_outcome, latest_run
 from tfx_pipeline.report_parts import read_anomalies, read_curves, read_statistics, read_validation
@@ -62,24 +64,42 @@ def rebuild_page(path: pathlib.Path) -> pathlib.Path:
             raise UserError(f"the run in {path} has not finished, it has no {file.name}: {what_to_do}")
         if not file.is_file():
             raise UserError(f"{path} holds no finished run, it has no {file.name}: give the folder of a run, such as outputs/demo")
-    config = config_from_dict(json.loads(folder.config.read_text(encoding="utf-8")))
-    report = json.loads(folder.report.read_text(encoding="utf-8"))
-    store = metadata_store.MetadataStore(metadata.sqlite_metadata_connection_config(str(folder.metadata)))
+    values = read_object(folder.config)
     try:
-        nodes = {name: _at(node, folder) for name, node in latest_run(store, config.name, list(report["seconds"])).items()}
-        outcome = create_outcome(config, nodes)
+        config = config_from_dict(values)
+    except ConfigError as error:
+        raise UserError(f"{folder.config} is not of this version of gemma-distill, or damaged ({error}): run the config again") from error
+    seconds = read_object(folder.report).get("seconds")
+    if not isinstance(seconds, dict):
+        raise UserError(f"{folder.report} is not of gemma-distill, or damaged (no seconds by node): run the config again")
+    store = open_metadata(folder.metadata)
+    try:
+        nodes = {name: _at(node, folder) for name, node in latest_run(store, config.name, list(seconds)).items()}
+        evaluation = nodes["Evaluator"].outputs["evaluation"].uri if "Evaluator" in nodes else ""
+        if evaluation and not tf.io.gfile.exists(evaluation):
+            raise UserError(f"artifacts of the run in {path} are gone ({evaluation}): run its config again")
+        write_page(folder, config, nodes, create_outcome(config, nodes))
     except RuntimeError as error:
         raise UserError(f"the latest run in {path} has not finished ({error}): {what_to_do}") from error
+    except errors.StatusError as error:
+        raise damaged_database(folder.metadata) from error
     except tf.errors.NotFoundError as error:
         raise UserError(f"artifacts of the run in {path} are gone ({error.message}): run its config again") from error
-    write_page(folder, config, nodes, outcome)
+    except (json.JSONDecodeError, DecodeError, tf.errors.DataLossError) as error:
+        raise UserError(f"artifacts of the run in {path} are damaged ({error}): run its config again with another --output") from error
     return folder.page
 
 
 def _events(folder: OutputFolder) -> list[dict[str, Any]]:
-    """Of the latest run, as far as its last line is whole."""
-    lines = folder.progress.read_text(encoding="utf-8").splitlines(keepends=True) if folder.progress.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Of the latest run; a line that is not whole, as where the run was killed or the disk was full, is left out."""
+    lines = folder.progress.read_text(encoding="utf-8", errors="replace").splitlines() if folder.progress.is_file() else []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and "event" in event:
+                found.append(event)
+    return found
 
 
 def _last_error(folder: OutputFolder) -> str:

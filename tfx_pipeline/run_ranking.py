@@ -5,12 +5,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ml_metadata import metadata_store
+from ml_metadata import errors, metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
 from gemma_tf_distill.errors import UserError
 from gemma_tf_distill.report.metrics import metric_text
 from gemma_tf_distill.report.numbers import MISSING, is_number
+from tfx_pipeline.metadata_file import damaged_database, open_metadata
 from tfx_pipeline.output_folder import OutputFolder
 from tfx_pipeline.report import outputs_of
 
@@ -53,10 +54,11 @@ def rank_runs(folder: pathlib.Path, by: str = "heldout_nll") -> list[RankedRun]:
     database = OutputFolder(folder).metadata
     if not database.is_file():
         raise UserError(f"{folder} holds no runs, it has no {database.name}: give the folder of runs, such as outputs/demo")
-    connection = metadata_store_pb2.ConnectionConfig()
-    connection.sqlite.filename_uri = str(database)
-    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
-    return rank(metadata_store.MetadataStore(connection), by)
+    store = open_metadata(database)
+    try:
+        return rank(store, by)
+    except errors.StatusError as error:
+        raise damaged_database(database) from error
 
 
 def rank(store: metadata_store.MetadataStore, by: str) -> list[RankedRun]:

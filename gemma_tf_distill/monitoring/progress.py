@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from gemma_tf_distill.errors import ConfigError
 from gemma_tf_distill.monitoring.log_entries import LogEntries
 
 ENVIRONMENT_VARIABLE = "GEMMA_DISTILL_PROGRESS"
@@ -48,6 +49,9 @@ def emit(event: str, **fields: Any) -> None:
         `progress` (a long step went on), `activity` (a long step that is not counted began), `warning` (a `message` that a person should
         see), `note` (a `message` that may be of use), `error`, `outcome` or `stopped` (the run ended).
       **fields: what JSON can hold.
+
+    Raises:
+      ConfigError: if `GEMMA_DISTILL_PROGRESS` names no file that can be written to.
     """
     told = event_now(event, **fields)
     for listener in _listeners:
@@ -61,8 +65,13 @@ def emit(event: str, **fields: Any) -> None:
         return
     line = json.dumps(told)
     # One write of one line in append mode: lines of several processes do not mix.
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise ConfigError(
+            f"{ENVIRONMENT_VARIABLE} is {path}, which can't be written to ({error.strerror}): set it to a file, or unset it"
+        ) from error
 
 
 def progress(task: str, done: int, total: int | None = None, *, unit: str = "tokens", **figures: float) -> None:

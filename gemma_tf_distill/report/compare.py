@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from gemma_tf_distill.report.numbers import MISSING, count, decimal, percent, ratio, size, times
+from gemma_tf_distill.report.numbers import MISSING, count, decimal, is_number, percent, ratio, size, times
 from gemma_tf_distill.report.runs import PUSHED_FOLDER, RunFigures, previous_push
 
 
@@ -55,8 +55,12 @@ class Comparison:
     notes: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """`models` (the rows) and `notes`, as JSON takes them."""
-        return {"models": [dataclasses.asdict(row) for row in self.rows], "notes": list(self.notes)}
+        """`models` (the rows) and `notes`, as JSON takes them: a figure that is no finite number is none."""
+        models = [
+            {key: None if isinstance(value, float) and not is_number(value) else value for key, value in dataclasses.asdict(row).items()}
+            for row in self.rows
+        ]
+        return {"models": models, "notes": list(self.notes)}
 
     def render(self) -> str:
         """A table for a person, and the notes below it; bits a byte and the gap only where one was measured."""
@@ -124,7 +128,7 @@ def compare(runs: Sequence[RunFigures]) -> Comparison:
 
 def _bits(nll: float, run: RunFigures) -> float | None:
     """Bits a byte of a model with that NLL on the tokens of a run: those are of the same text, so that the two are proportional."""
-    return nll * run.bits_per_byte / run.nll if run.bits_per_byte is not None and run.nll else None
+    return nll * run.bits_per_byte / run.nll if is_number(run.bits_per_byte) and is_number(run.nll) and run.nll else None
 
 
 def _row(run: RunFigures, model: str, kind: str) -> Row:

@@ -19,6 +19,11 @@ CONFIG_FILE = "config.json"
 EXPORT_FILE = "export.json"
 PUSHED_FOLDER = "pushed"
 
+_FIGURES = (
+    *("words", "heldout_tokens", "parameters", "teacher_nll", "nll", "control_nll", "ptq_nll", "float_nll"),
+    *("kl", "top1_agreement", "bits_per_byte", "teacher_bits_per_byte"),
+)
+
 # The file that stands for a model: the one that phones run, then what is nearest to it.
 _PREFERRED = ("tflite", "litertlm", "saved_model", "hugging_face")
 
@@ -108,11 +113,11 @@ def read_run(folder: pathlib.Path) -> RunFigures:
       UserError: if the folder is neither, or its files are damaged.
     """
     if (folder / REPORT_FILE).is_file():
-        report = _read(folder / REPORT_FILE)
-        config = _read(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+        report = read_object(folder / REPORT_FILE)
+        config = read_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
         return _checked(folder / REPORT_FILE, lambda: figures_of_report(folder, report, config, _parity_of(folder, report)))
     if (folder / MANIFEST_FILE).is_file():
-        manifest = _read(folder / MANIFEST_FILE)
+        manifest = read_object(folder / MANIFEST_FILE)
         return _checked(folder / MANIFEST_FILE, lambda: _of_manifest(folder, manifest))
     if not folder.is_dir():
         raise UserError(
@@ -227,17 +232,22 @@ def _parity_of(folder: pathlib.Path, report: Mapping[str, Any]) -> Sequence[Mapp
     """What parity measured of a run's files: beside the pushed ones, or beside those that the Exporter wrote."""
     if report.get("pushed"):
         manifest = folder / PUSHED_FOLDER / pathlib.PurePath(report["pushed"]).name / MANIFEST_FILE
-        return (_read(manifest).get("parity") or {}).get("files", ()) if manifest.is_file() else ()
+        return (read_object(manifest).get("parity") or {}).get("files", ()) if manifest.is_file() else ()
     for record in report.get("artifacts", ()):
         parts = pathlib.PurePath(record["path"]).parts
         for end in range(len(parts) - 1, 2, -1):
             if parts[end - 3 : end - 1] == ("Exporter", "model"):
                 export = folder / "pipeline" / "Exporter" / "model" / parts[end - 1] / EXPORT_FILE
-                return (_read(export).get("parity") or {}).get("files", ()) if export.is_file() else ()
+                return (read_object(export).get("parity") or {}).get("files", ()) if export.is_file() else ()
     return ()
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a file of a run.
+
+    Raises:
+      UserError: if it is damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -249,8 +259,19 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _checked(path: pathlib.Path, make: Any) -> RunFigures:
     try:
-        return make()
-    except (KeyError, TypeError, AttributeError) as error:
+        return _with_figures(make())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is not of gemma-distill, or damaged ({type(error).__name__}: {error}): give the folder of a run"
         ) from error
+
+
+def _with_figures(run: RunFigures) -> RunFigures:
+    """The same; what is no figure where one has to be raises ValueError. NaN and infinity are figures: a training may have come to them."""
+    for name in _FIGURES:
+        value = getattr(run, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"{name} is {value!r}")
+    if run.version is not None and not run.version.isdecimal():
+        raise ValueError(f"the version is {run.version!r}")
+    return run

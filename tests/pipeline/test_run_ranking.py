@@ -90,3 +90,12 @@ def test_the_gap_is_the_share_of_the_way(control, teacher, share):
 @pytest.mark.parametrize("figures", [(None, 2.0, 1.0), (1.5, None, 1.0), (1.5, 2.0, None), (math.nan, 2.0, 1.0), (1.5, math.inf, 1.0)])
 def test_no_gap_without_its_figures(figures):
     assert gap_closed(*figures) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all", b"SQLite format 3\0" + b"\1" * 500])
+def test_a_database_that_cannot_be_read_is_told_and_left_alone(tmp_path, content):
+    database = tmp_path / "metadata.sqlite"
+    database.write_bytes(content)
+    with pytest.raises(UserError, match=r"metadata\.sqlite is damaged or empty.*run the config again"):
+        rank_runs(tmp_path)
+    assert database.read_bytes() == content

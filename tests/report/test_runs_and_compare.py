@@ -148,3 +148,28 @@ def test_names_tell_runs_of_equal_folders_apart(root):
     write(root / "b" / "run" / "report.json", FLOAT)
     given = compare([read_run(root / "a" / "run"), read_run(root / "b" / "run"), read_run(root / "demo" / "pushed" / "1795700000")]).rows
     assert [row.model for row in given if row.kind == "given"] == ["a/run", "b/run", "demo/pushed/1795700000"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("heldout_nll", "3.2"), ("heldout_nll", [3.2]), ("vocabulary", {"size": 3}), ("top1_agreement", "50 %"), ("parameters", True)],
+)
+def test_what_is_no_figure_is_told(tmp_path, name, value):
+    write(tmp_path / "report.json", {**REPORT, "student": {**REPORT["student"], name: value}})
+    with pytest.raises(UserError, match=r"report\.json is not of gemma-distill, or damaged \(ValueError: .* is "):
+        read_run(tmp_path)
+
+
+def test_a_version_that_is_no_number_is_told(tmp_path):
+    write(tmp_path / "pushed" / "7" / "manifest.json", {**manifest(7), "version": "latest"})
+    with pytest.raises(UserError, match="the version is 'latest'"):
+        read_run(tmp_path / "pushed" / "7")
+
+
+@pytest.mark.parametrize("nll", [float("nan"), float("inf")])
+def test_a_training_that_came_to_no_number_has_no_bits_a_byte_to_go_by(tmp_path, nll):
+    write(tmp_path / "report.json", {**REPORT, "student": {**REPORT["student"], "heldout_nll": nll}})
+    comparison = compare([read_run(tmp_path)])
+    assert all(row.bits_per_byte is None for row in comparison.rows if row.kind == "control")
+    # Programs read the JSON, which knows no such numbers.
+    assert json.loads(json.dumps(comparison.to_dict(), allow_nan=False))["models"][-1]["nll"] is None
