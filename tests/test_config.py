@@ -165,6 +165,7 @@ def test_the_demo_trains_on_as_much_as_it_promises():
             ({"corpus": {"source": "jsonl:*", "features": [name]}}, "corpus.features must be a list of names that are not taken (source,")
             for name in ("tokens", "source", "length", "targets", "teacher_ids", "teacher_label_log_prob", "characters")
         ),
+        ({"gates": {"max_ece": 0.5, "slices": ["source", "source"]}}, "gates.slices must be a list without doubles, not"),
         ({"gates": {"max_ece": 1.5}}, "gates.max_ece must be between 0 and 1 or null, not 1.5"),
         ({"gates": {"max_bits_per_byte": 0}}, "gates.max_bits_per_byte must be above 0 or null, not 0"),
         (

@@ -118,12 +118,16 @@ def _at(node: NodeRun, folder: OutputFolder) -> NodeRun:
 
 def _moved(uri: str, folder: OutputFolder) -> str:
     parts = pathlib.PurePath(uri).parts
-    if "://" in uri or tf.io.gfile.exists(uri):
+    if "://" in uri:
         return uri
     # Folders above the run's may be called like those in it: the last one counts.
     inside = {folder.pipeline_root.name: folder.pipeline_root, folder.pushed.name: folder.pushed}
     places = [place for place, part in enumerate(parts) if part in inside]
-    return str(inside[parts[places[-1]]].joinpath(*parts[places[-1] + 1 :])) if places else uri
+    if not places:
+        return uri
+    # What lies in the folder itself comes first: it may be a copy, and the original there still.
+    here = inside[parts[places[-1]]].joinpath(*parts[places[-1] + 1 :])
+    return str(here) if here.exists() or not tf.io.gfile.exists(uri) else uri
 
 
 def gather(folder: OutputFolder, config: Config, nodes: Mapping[str, NodeRun], outcome: Outcome) -> Content:

@@ -129,6 +129,7 @@ class GatesConfig(SliceGates):
         for feature in self.slices:
             expectation = f"a list of features that examples have ({', '.join(known)}; corpus.features adds others)"
             check(feature in known, "gates.slices", expectation, list(self.slices))
+        check(len(set(self.slices)) == len(self.slices), "gates.slices", "a list without doubles", list(self.slices))
 
     def check_export(self, formats: tuple[str, ...], prompts: tuple[str, ...], window: int) -> None:
         """Raises ConfigError for gates on formats that are not exported, and on slices that windows of `window` tokens can't have."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -41,14 +42,19 @@ def hyperparameters(
     return found
 
 
-def write_hyperparameters(values: dict[str, Value]) -> None:
-    """Writes them to the current summary writer as one session, whose metrics are the held-out figures."""
+def write_hyperparameters(values: dict[str, Value], names: Iterable[str]) -> None:
+    """Writes them to the current summary writer as one session, whose metrics are the held-out figures.
+
+    Args:
+      values: of this run.
+      names: of what any run beside it may have: TensorBoard shows the columns that the first one of them names.
+    """
     # TensorBoard's plugin; a worker that only trains may be without it until here.
     from tensorboard.plugins.hparams import api
 
     metrics = [api.Metric(name, display_name=words) for name, words in HELDOUT_SCALARS.items()]
     with tf.summary.record_if(True):
-        api.hparams_config(hparams=[api.HParam(name) for name in values], metrics=metrics)
+        api.hparams_config(hparams=[api.HParam(name) for name in names], metrics=metrics)
         api.hparams(values, trial_id=str(values["run"]))
 
 

@@ -1,6 +1,7 @@
 """The loop around the step: checkpoints that resume to the same bits, and a look at the run now and then."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -156,7 +157,9 @@ def fit(
         if snapshots is not None:
             # Also of a run that is resumed: its event files may be in another folder than before.
             values = hyperparameters(run, student, training, distillation, quantization)
-            lines.write_once(functools.partial(write_hyperparameters, values), step)
+            taught = dataclasses.replace(run, learn_from_teacher=True)
+            names = hyperparameters(taught, student, training, distillation, quantization or QuantizationConfig())
+            lines.write_once(functools.partial(write_hyperparameters, values, names), step)
             if step == 0:
                 lines.write_once(snapshots.write)
         while step < total_steps and not stopping.ends:

@@ -31,6 +31,13 @@ def test_what_is_there_or_in_a_bucket_stays(tmp_path):
         assert report_page._moved(uri, folder) == uri
 
 
+def test_a_copy_is_read_by_itself_though_the_original_is_there(tmp_path):
+    original, copy = (tmp_path / name / "pipeline" / "Exporter" for name in ("run", "copy"))
+    original.mkdir(parents=True)
+    copy.mkdir(parents=True)
+    assert report_page._moved(str(original), OutputFolder(tmp_path / "copy")) == str(copy)
+
+
 def test_places_are_relative_where_they_lie_in_the_folder(tmp_path):
     folder = OutputFolder(tmp_path)
     assert report_page._relative(str(tmp_path / "pushed" / "1"), folder) == "pushed/1"
