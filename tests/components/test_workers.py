@@ -111,7 +111,7 @@ def test_two_processes_train_the_student_of_one(root, tmp_path):
     assert "compiling the training step" in [line["message"] for line in lines]
     # The one that is not the chief says what it does, too, and nothing of what is the chief's.
     beside = [json.loads(line) for line in said[1][0].splitlines()]
-    assert {line["event"] for line in beside} == {"stage", "activity", "progress"}
+    assert {line["event"] for line in beside} == {"stage", "activity", "note", "progress"}
     assert {line["task"] for line in beside if line["event"] == "progress"} == {"held-out text"}
     # The worker that is not the chief has a folder of its own here, to see that it leaves nothing in it.
     assert not (tmp_path / "out1").exists()

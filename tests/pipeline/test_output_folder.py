@@ -73,7 +73,7 @@ def test_a_folder_of_a_version_that_had_fewer_keys_is_used_on(used):
     used.config.write_text(json.dumps(former))
     used.check(CONFIG)
     with pytest.raises(ConfigError, match=r"corpus.features was \[\] and is \[\"language\"\] now"):
-        used.check(dataclasses.replace(CONFIG, corpus=CorpusConfig(features=("language",))))
+        used.check(dataclasses.replace(CONFIG, corpus=CorpusConfig(source="jsonl:a", features=("language",))))
 
 
 def test_somebody_elses_folder_is_refused(tmp_path):
