@@ -74,7 +74,12 @@ def test_a_killed_run_resumes_to_the_same_bits_and_ends_on_the_lattice(scored_wi
 
 def test_what_is_learned_from_and_how_fast(scored_windows, make_student, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(quantized, "fit", lambda student, run, batches, **arguments: calls.append(arguments))
+
+    def fit(student, run, batches, **arguments):
+        calls.append(arguments)
+        return arguments["total_steps"]
+
+    monkeypatch.setattr(quantized, "fit", fit)
     student, teacher = make_student(), make_student(seed=1)
     train(student, scored_windows, tmp_path)
     train(student, scored_windows, tmp_path, dataclasses.replace(CONFIG, targets="teacher", learning_rate=None), teacher=teacher)

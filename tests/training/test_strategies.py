@@ -24,6 +24,7 @@ MIRRORED = """
     mirrored = make_strategy(StrategyConfig(name="mirrored", devices=2))
 
     import keras_hub, numpy as np, tensorflow as tf
+    from gemma_tf_distill.gemma.model import Gemma
     from gemma_tf_distill.training.loop import Run, fit
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -41,15 +42,22 @@ MIRRORED = """
         whole = tf.data.Dataset.from_tensor_slices(DATA).repeat().skip(4 * skip).batch(4, drop_remainder=True)
         return whole if context is None else shares(whole, context)
 
+    class Numbers:
+        # A tokenizer whose words are their ids.
+        vocabulary_size = WORDS
+
+        def decode(self, ids):
+            return " ".join(map(str, ids))
+
     def student():
         backbone = keras_hub.models.Gemma3Backbone(
             vocabulary_size=WORDS, image_size=None, num_layers=1, num_query_heads=2, num_key_value_heads=1, hidden_dim=16,
-            intermediate_dim=16, head_dim=8, use_post_ffw_norm=True, use_post_attention_norm=True,
+            intermediate_dim=16, head_dim=8, use_query_key_norm=True, use_post_ffw_norm=True, use_post_attention_norm=True,
         )
         fixed = np.random.default_rng(1)
         for weight in backbone.weights:
             weight.assign(fixed.normal(size=weight.shape) * 0.2)
-        return type("Model", (), {"backbone": backbone})
+        return Gemma(backbone, Numbers())
 
     def trained(name, strategy, parts, steps):
         with strategy.scope():
