@@ -1,8 +1,10 @@
 """What a student is like at a step, for TensorBoard: its weights as histograms, and what it writes."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -30,7 +32,15 @@ class Snapshots:
         """
         self._student = student
         self._quantized = quantized
-        self._groups = groups_of(student, student.backbone.trainable_variables)
+        variables = student.backbone.trainable_variables
+        groups = groups_of(student, variables)
+        values: dict[str, int] = defaultdict(int)
+        for variable, group in zip(variables, groups, strict=True):
+            values[group] += math.prod(variable.shape)
+        self._groups = {id(variable): group for variable, group in zip(variables, groups, strict=True)}
+        self._places = {
+            id(variable): _places(math.prod(variable.shape), values[group]) for variable, group in zip(variables, groups, strict=True)
+        }
         prompt = min(_PROMPT_TOKENS, tokens.shape[1] // 2)
         self._texts = tokens[:_PROMPTS, : prompt + _NEW_TOKENS].numpy()
         # The most probable words: at this temperature noise only decides between equals.
@@ -48,20 +58,16 @@ class Snapshots:
         beginnings of training windows, beside how those go on.
         """
         variables = self._student.backbone.trainable_variables
-        sizes: dict[str, int] = defaultdict(int)
-        for group, variable in zip(self._groups, variables, strict=True):
-            sizes[group] += variable.value.shape.num_elements()
-        group_of = {id(variable): group for group, variable in zip(self._groups, variables, strict=True)}
-        self._histograms("weights", sizes, ((group_of[id(variable)], tf.convert_to_tensor(variable.value)) for variable in variables))
+        self._histograms("weights", ((variable, tf.convert_to_tensor(variable.value)) for variable in variables))
         if self._quantized is not None:
-            errors = ((group_of[id(variable)], error) for variable, error in self._quantized.relative_errors())
-            self._histograms("quantization_error", sizes, errors)
+            self._histograms("quantization_error", self._quantized.relative_errors())
         tf.summary.text("samples", self._samples())
 
-    def _histograms(self, name: str, sizes: dict[str, int], tensors: Iterable[tuple[str, tf.Tensor]]) -> None:
+    def _histograms(self, name: str, tensors: Iterable[tuple[keras.Variable, tf.Tensor]]) -> None:
         found: dict[str, list[np.ndarray]] = defaultdict(list)
-        for group, tensor in tensors:
-            found[group].append(_sample(tensor, sizes[group]))
+        for variable, tensor in tensors:
+            sample = tf.gather(tf.reshape(tensor, [-1]), self._places[id(variable)])
+            found[self._groups[id(variable)]].append(tf.cast(sample, tf.float32).numpy())
         for group, samples in found.items():
             values = np.concatenate(samples)
             finite = np.isfinite(values)
@@ -86,11 +92,8 @@ class Snapshots:
         return "\n".join(f"    {line}" for line in text.splitlines()) or "    (nothing)"
 
 
-def _sample(tensor: tf.Tensor, group_size: int) -> np.ndarray:
-    """float32 [n]: a share of the values, as large as that of all variables of the group together."""
-    flat = tf.reshape(tensor, [-1])
-    size = int(flat.shape[0])
+def _places(size: int, group_size: int) -> tf.Tensor:
+    """int32 [n], the same ones each time: the share of `_VALUES` that a variable of `size` values has of its group; all of a small one."""
     count = max(1, round(_VALUES * size / group_size))
-    if count < size:
-        flat = tf.gather(flat, tf.random.stateless_uniform([count], [0, size], maxval=size, dtype=tf.int32))
-    return tf.cast(flat, tf.float32).numpy()
+    drawn = np.arange(size) if count >= size else np.random.default_rng(size).integers(0, size, count)
+    return tf.constant(drawn, tf.int32)

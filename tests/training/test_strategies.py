@@ -106,7 +106,7 @@ def test_two_devices_train_the_student_of_one(tmp_path):
     assert found["two"] <= 1e-6 < 1e-3 < found["moved"]
     assert found["resumed"] == 0
     one, two = found["norms"]
-    assert one.keys() == two.keys() and len(one) == 4 * 3
+    assert one.keys() == two.keys() and len(one) == 4 * 2
     assert two == pytest.approx(one, rel=1e-3) and min(one.values()) >= 0 < max(one.values())
 
 
