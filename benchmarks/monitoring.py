@@ -9,7 +9,7 @@ that a machine's slow minutes fall on both. Two minutes on two quiet cores; 2 Gi
 Prints one JSON object as its last line: `overhead`, the median over the rounds of a turn's time with everything on over that with it off,
 minus 1. The sums that both loops keep for their guard are timed apart, and count as something that is on; so do histograms and samples,
 which are written every 50 steps (`training.checkpoint_every`) and would fall into a few turns only. What watching costs grows with the
-weights, and a step with weights and tokens: with 12 windows there is as much time to a weight as in a step of the demo (60 ns).
+weights, and a step with weights and tokens: with 12 windows there is as much time to a weight as in a step of the demo's student (60 ns).
 """
 
 import argparse
