@@ -63,7 +63,8 @@ def rank_runs(folder: pathlib.Path, by: str = "heldout_nll") -> list[RankedRun]:
 
 def rank(store: metadata_store.MetadataStore, by: str) -> list[RankedRun]:
     """The runs of a database; see `rank_runs`."""
-    runs = [_run(store, context) for context in store.get_contexts_by_type("pipeline_run")]
+    nodes = {node.id: node.name.rpartition(".")[2] for node in store.get_contexts_by_type("node")}
+    runs = [_run(store, context, nodes) for context in store.get_contexts_by_type("pipeline_run")]
     known = sorted({name for run in runs for name in run.figures})
     if by not in known:
         what = (
@@ -91,9 +92,8 @@ def render_ranking(runs: Sequence[RankedRun], by: str) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
-def _run(store: metadata_store.MetadataStore, context: metadata_store_pb2.Context) -> RankedRun:
+def _run(store: metadata_store.MetadataStore, context: metadata_store_pb2.Context, nodes: Mapping[int, str]) -> RankedRun:
     outputs: dict[str, Mapping[str, metadata_store_pb2.Artifact]] = {}
-    nodes = {node.id: node.name.rpartition(".")[2] for node in store.get_contexts_by_type("node")}
     for execution in store.get_executions_by_context(context.id):
         names = [nodes[found.id] for found in store.get_contexts_by_execution(execution.id) if found.id in nodes]
         if execution.last_known_state in (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import tensorflow as tf
+from tensorboard.plugins.hparams import api
 
 from gemma_tf_distill.config import DistillationConfig, QuantizationConfig, TrainingConfig
 from gemma_tf_distill.gemma.model import Gemma
@@ -49,13 +49,9 @@ def write_hyperparameters(values: dict[str, Value], names: Iterable[str]) -> Non
       values: of this run.
       names: of what any run beside it may have: TensorBoard shows the columns that the first one of them names.
     """
-    # TensorBoard's plugin; a worker that only trains may be without it until here.
-    from tensorboard.plugins.hparams import api
-
     metrics = [api.Metric(name, display_name=words) for name, words in HELDOUT_SCALARS.items()]
-    with tf.summary.record_if(True):
-        api.hparams_config(hparams=[api.HParam(name) for name in names], metrics=metrics)
-        api.hparams(values, trial_id=str(values["run"]))
+    api.hparams_config(hparams=[api.HParam(name) for name in names], metrics=metrics)
+    api.hparams(values, trial_id=str(values["run"]))
 
 
 def _flat(prefix: str, section: dict[str, Any]) -> dict[str, Value]:

@@ -95,8 +95,9 @@ class LogLines:
 
     def write_figures(self, step: int, figures: Mapping[str, float]) -> None:
         """Writes scalars that are measured apart from log lines, where there are any."""
-        with self._writer.as_default(step):
-            write_scalars(figures)
+        if figures:
+            with self._writer.as_default(step):
+                write_scalars(figures)
 
     def write_once(self, write: Callable[[], None], step: int = 0) -> None:
         """Lets `write` use the run's summary writer, at a step."""
